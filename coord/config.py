@@ -271,6 +271,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: Maximum number of concurrent requests. The gateway answers further ones with 503, so that memory is bounded.
     gateway_requests: Count = 1_000
 
+    #: Every request needs a credential. Push workers refuse private addresses as endpoints.
+    gateway_security: bool = False
+
+    # Push workers
+
+    #: Time for which the endpoint of an agent may be silent while a task is pushed to it. An agent that needs longer
+    #: responds with 202 and reports later.
+    push_timeout_s: Seconds = 5.0
+    #: Maximum number of connections of a push worker. One agent gets a tenth of them at most.
+    push_connections: Count = 1_000
+    #: Networks with commas between, such as ``10.0.0.0/8``. With ``gateway_security``, push workers connect to public
+    #: addresses and to these networks only.
+    push_networks: str | None = None
+
     @property
     def endpoint_path(self) -> Path:
         """The endpoint file: as set, else under $XDG_RUNTIME_DIR, which a reboot empties, else under ~/.local/state.

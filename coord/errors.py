@@ -13,7 +13,7 @@
     │       └── AgentLeft
     ├── Conflict            the request contradicts the present state
     │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded
-    │   ├── AgentNotDraining, AgentIsEnrolled
+    │   ├── AgentNotDraining, AgentIsEnrolled, StaleLease
     │   ├── LinkNotRequested, LinkDeclined, LinksFull, HierarchyCycle
     │   └── DataFolderInUse
     ├── Unavailable         the server or the cell cannot take the request now
@@ -270,6 +270,12 @@ class AgentSuperseded(Conflict):
 
     code = "superseded"
     exit_code = 2
+
+
+class StaleLease(Conflict):
+    """The lease of a report is not that of the attempt, or the attempt has ended before."""
+
+    code = "stale_lease"
 
 
 class LinkNotRequested(Conflict):

@@ -30,7 +30,10 @@ agent:{id}                            hash    agent_id agent_type status version
                                               operator) deaf (1: it does not read its inbox) looked_obs (observed ms
                                               of the last look at its inbox) probe (the order ``read_inbox`` that it
                                               has not read yet: entry id and observed ms) unread (ms at which it was
-                                              found to leave its inbox unread; absent: it does not) ask
+                                              found to leave its inbox unread; absent: it does not) delivery (over
+                                              HTTP: push or poll; absent: it reads its inbox from Redis) polled_obs
+                                              (observed ms of its last poll) unpolled (1: it has to poll, and does
+                                              not) ask
                                               asked_at (last request for its leases, ms) suspects (leases missing from
                                               its list) registration_time last_heartbeat (ms) registered_obs beat_obs
                                               (observed ms) beats (observed ms of the last ten, commas between)
@@ -46,6 +49,7 @@ agent:{id}                            hash    agent_id agent_type status version
                                               agent is present; removed with its entry in ``agents:departed``
 agents:active                         set     placeable agents: they may get work now
 agents:all                            set     every agent that has a record
+agents:pushed                         set     agents that are present, and get their tasks pushed over HTTP
 agents:expiry                         zset    agent -> observed ms at which it turns stale
 agents:departed                       zset    agent -> ms at which it left or turned stale; earlier for an agent that is
                                               forgotten sooner than others
@@ -178,6 +182,11 @@ lanes                                 hash    of each lane of messages (critical
                                               ``workers/lua/hold_lanes.lua``
 lanes:routers                         zset    router (name, # and a mark of its process) -> ms of its last sign of life
                                               on the clock of lanes
+pushes                                hash    shard of the agents to which tasks are pushed -> push worker that has it;
+                                              observed, ticked_at (ms): the clock of pushes, see
+                                              ``workers/lua/share_pushes.lua``
+pushes:workers                        zset    push worker (name, # and a mark of its process) -> ms of its last sign of
+                                              life on the clock of pushes
 messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed, purged, or
                                               removed with its record: after 7 days, or if there are too many
 links:{agent}                         hash    other agent -> state (linked, requested: by this agent, asked: by the
@@ -256,6 +265,9 @@ CONSUMES: dict[str, tuple[str, ...]] = {
 
 #: The kind of the presence of gateways, which read no stream of facts.
 GATEWAY = "gateway"
+#: Every kind of worker. Push workers consume no facts: they read inboxes.
+PUSH = "push"
+KINDS: tuple[str, ...] = (*CONSUMES, PUSH)
 
 #: Keys without a TTL (a test checks that every other key has one); ``*`` is one variable part.
 WITHOUT_TTL: tuple[str, ...] = (
@@ -286,6 +298,8 @@ WITHOUT_TTL: tuple[str, ...] = (
     "inbox:*",
     "lanes",
     "lanes:*",
+    "pushes",
+    "pushes:*",
     "messages:dead",
     "requests",
     "messages:expiring",

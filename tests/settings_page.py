@@ -46,6 +46,7 @@ COUNTED = {
     "hop_limit": "answers",
     "conversation_messages": "messages",
     "gateway_requests": "requests",
+    "push_connections": "connections",
     "health_threshold": "number",
     "gateway_port": "port number",
 }

@@ -32,6 +32,7 @@ from coord.server_check import ServerReport, check_migration, check_server
 from workers.distributor import Distributor
 from workers.intake import is_transient
 from workers.loop import Loop
+from workers.push import PushWorker
 from workers.registry import Registry
 from workers.router import Router
 from workers.service import Service, WorkerContext, end_tasks
@@ -48,11 +49,16 @@ SLOT_S = 0.25
 KINDS: dict[str, type[Service]] = {cls.kind: cls for cls in (Registry, Distributor, Router)}
 
 
+def make_worker(kind: str, cell: WorkerContext, name: str) -> Loop | PushWorker:
+    """Return a worker of a kind."""
+    return PushWorker(cell, name) if kind == PushWorker.kind else Loop(KINDS[kind](cell), name)
+
+
 async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: bool = False) -> None:
     """Run a worker until SIGTERM or SIGINT.
 
     Args:
-        kind: registry, distributor or router.
+        kind: registry, distributor, router or push.
         name: of the worker; unique among its kind.
         settings: of the worker.
         watch_stdin: also stop when standard input ends.
@@ -65,7 +71,7 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
         return
     url, settings = found
     cell = WorkerContext.open(url, settings, name=f"coord-{kind}-{name}")
-    loop = Loop(KINDS[kind](cell), name)
+    loop = make_worker(kind, cell, name)
     running = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(sig, loop.stop)
@@ -86,7 +92,7 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
         place = {"redis": safe_url(url), "namespace": settings.namespace, "durability": report.durability}
         log.info("worker.started", kind=kind, name=name, **place)
         await (_run_while_whole(cell, loop) if report.cluster_enabled else loop.run())
-        log.info("worker.stopped", kind=kind, name=name, handled=loop.intake.handled)
+        log.info("worker.stopped", kind=kind, name=name, handled=loop.handled)
     finally:
         await cell.redis.aclose()
 
@@ -124,7 +130,7 @@ def _watched_stdin(waiting: asyncio.Task[tuple[str, config.Settings]]) -> int | 
     return stdin
 
 
-async def _reach(cell: WorkerContext, loop: Loop) -> ServerReport | None:
+async def _reach(cell: WorkerContext, loop: Loop | PushWorker) -> ServerReport | None:
     """Wait for the server and check it; return the report, or None if the worker is stopped meanwhile."""
     waiting = asyncio.create_task(_find(cell))
     stopped = asyncio.create_task(loop.stopped())
@@ -152,7 +158,7 @@ async def _find(cell: WorkerContext) -> ServerReport:
             await asyncio.sleep(RETRY_S)
 
 
-async def _run_while_whole(cell: WorkerContext, loop: Loop) -> None:
+async def _run_while_whole(cell: WorkerContext, loop: Loop | PushWorker) -> None:
     """Run on a node of a cluster until the loop ends or a migration of the namespace's slot starts.
 
     After that nothing is finished: a script that finds only some of its keys would leave inconsistent data.
@@ -177,7 +183,7 @@ async def _watch_slot(cell: WorkerContext) -> None:
             await check_migration(cell.redis, cell.settings.namespace)
 
 
-def _stop_at_end(loop: Loop) -> None:
+def _stop_at_end(loop: Loop | PushWorker) -> None:
     if not os.read(0, 4096):
         asyncio.get_running_loop().remove_reader(0)
         loop.stop()
@@ -193,7 +199,7 @@ def _collect_seldom() -> None:
 def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m workers", description="Run one worker until SIGTERM.")
-    parser.add_argument("kind", choices=sorted(KINDS))
+    parser.add_argument("kind", choices=sorted((*KINDS, PushWorker.kind)))
     parser.add_argument("--name", default="", help="Name, unique among its kind. Default: host, pid and a random part.")
     parser.add_argument("--watch-stdin", action="store_true", help="Stop when standard input ends.")
     return parser

@@ -62,6 +62,11 @@ class Loop:
         service.request_recovery = self._request_recovery
         service.name = name
 
+    @property
+    def handled(self) -> int:
+        """Number of facts that were handled."""
+        return self.intake.handled
+
     def stop(self) -> None:
         """Stop reading, finish what was read, and end."""
         self._stopped.set()

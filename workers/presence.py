@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from coord import config, standard_streams
 from coord.connection import connect_worker, locate, safe_url
 from coord.errors import CoordError
-from coord.keys import CONSUMES, Keys
+from coord.keys import KINDS, Keys
 
 #: Timeout of the check, in seconds.
 LIMIT_S = 5.0
@@ -55,7 +55,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m workers.presence", description="Check that a worker of this kind on this host is alive."
     )
-    parser.add_argument("kind", choices=sorted(CONSUMES))
+    parser.add_argument("kind", choices=sorted(KINDS))
     return parser
 
 

@@ -74,7 +74,9 @@ class Registry(Service):
         for entry, fact, caller in batch:
             fields = metric_fields(fact.load_metrics)
             heartbeats.append(
-                Heartbeat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, fact.deaf, fields)
+                Heartbeat(
+                    entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, fact.deaf, fact.polled, fields
+                )
             )
         return self.cell.scripts.heartbeat(heartbeats)
 
@@ -173,6 +175,7 @@ def _registration(received: ReceivedFact[AgentRegistered], default_capacity: int
         agent_id=fact.agent_id,
         incarnation=fact.incarnation,
         interval_ms=None if interval is None else int(interval * 1000),
+        delivery=fact.delivery or "",
         digest=codec.digest_of(replace(fact, incarnation="", capacity=capacity)),
         facets=" ".join(_facets(fact)),
         fields=fields,

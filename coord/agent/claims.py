@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from coord.agent.protocol import ignore_answer
-from coord.agent.reconnect import ReconnectingConnection
 from coord.agent.reports import Reports
 from coord.agent.task import Attempt
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.tasks import Lane
 from coord.pipeline import pack
+from coord.reconnect import ReconnectingConnection
+from coord.redis_protocol import ignore_answer
 
 log = get_logger()
 

@@ -25,8 +25,6 @@ import psutil
 
 from coord import codec
 from coord.agent.loop_watch import PULSE_S, LoopWatch
-from coord.agent.protocol import ConnectionLost, ErrorAnswer, ignore_answer
-from coord.agent.reconnect import ReconnectingConnection, shared_connections
 from coord.background import call_safely, retry
 from coord.config import Settings
 from coord.keys import Keys
@@ -34,6 +32,8 @@ from coord.logs import get_logger
 from coord.models.facts import AgentHeartbeat, AgentLeasesListed, AgentRegistered
 from coord.models.tasks import Lane
 from coord.pipeline import pack
+from coord.reconnect import ReconnectingConnection, shared_connections
+from coord.redis_protocol import ConnectionLost, ErrorAnswer, ignore_answer
 from coord.streams import HEARTBEATS_KEPT
 
 log = get_logger()

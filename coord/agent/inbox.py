@@ -11,14 +11,14 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coord.agent.protocol import ConnectionLost, ErrorAnswer
-from coord.agent.reconnect import ReconnectingConnection
 from coord.background import call_safely
 from coord.config import Settings
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.tasks import Lane
 from coord.pipeline import pack
+from coord.reconnect import ReconnectingConnection
+from coord.redis_protocol import ConnectionLost, ErrorAnswer
 
 log = get_logger()
 

@@ -16,8 +16,6 @@ from msgspec import Struct
 from coord import codec
 from coord.agent.inbox import Fields
 from coord.agent.outgoing import Outgoing
-from coord.agent.protocol import ignore_answer
-from coord.agent.reconnect import ReconnectingConnection
 from coord.arguments import as_seconds
 from coord.client.submission import build_fact
 from coord.errors import CoordError, LinkDeclined, ResultTimeout
@@ -27,6 +25,8 @@ from coord.models.ids import check_id
 from coord.models.links import Link, Links, LinkState
 from coord.pipeline import pack
 from coord.queries import parse_link
+from coord.reconnect import ReconnectingConnection
+from coord.redis_protocol import ignore_answer
 from coord.streams import Append
 
 log = get_logger()

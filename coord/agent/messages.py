@@ -24,8 +24,6 @@ from typing import Any
 from msgspec import Struct
 
 from coord.agent.handlers import call_caught, describe, is_async, name_of
-from coord.agent.protocol import ErrorAnswer
-from coord.agent.reconnect import ReconnectingConnection
 from coord.agent.requests import Requests, failure
 from coord.agent.task import NonRetryable, Retryable
 from coord.background import CANCEL_S
@@ -36,6 +34,8 @@ from coord.logs import get_logger
 from coord.models.messages import AgentMessage
 from coord.models.tasks import Lane
 from coord.pipeline import pack
+from coord.reconnect import ReconnectingConnection
+from coord.redis_protocol import ErrorAnswer
 
 Fields = Mapping[bytes, bytes]
 QueueName = tuple[bytes, bool]  #: the sender, and whether these are its replies

@@ -8,12 +8,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from coord.agent.protocol import ErrorAnswer
-from coord.agent.reconnect import ReconnectingConnection
 from coord.client.answers import Answer, Answers
 from coord.errors import ConfigError, CoordError, ResultTimeout
 from coord.keys import Keys
 from coord.pipeline import pack
+from coord.reconnect import ReconnectingConnection
+from coord.redis_protocol import ErrorAnswer
 from coord.streams import Append, append_command
 
 

@@ -16,8 +16,6 @@ from msgspec.structs import replace
 
 from coord import codec
 from coord.agent.heartbeat import Heartbeats
-from coord.agent.protocol import ErrorAnswer, ignore_answer
-from coord.agent.reconnect import ReconnectingConnection
 from coord.client.answers import Answer, Answers
 from coord.clock import now_ms
 from coord.errors import CoordError
@@ -32,6 +30,8 @@ from coord.models.facts import (
 )
 from coord.models.ids import entry_ms
 from coord.pipeline import pack
+from coord.reconnect import ReconnectingConnection
+from coord.redis_protocol import ErrorAnswer, ignore_answer
 
 log = get_logger()
 

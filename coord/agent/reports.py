@@ -19,8 +19,6 @@ from msgspec import Raw, Struct, json
 from msgspec.structs import replace
 
 from coord import codec, values
-from coord.agent.protocol import ErrorAnswer, ignore_answer
-from coord.agent.reconnect import ReconnectingConnection
 from coord.agent.task import Attempt
 from coord.keys import Keys
 from coord.logs import get_logger
@@ -35,6 +33,8 @@ from coord.models.facts import (
     TaskStarted,
 )
 from coord.pipeline import pack
+from coord.reconnect import ReconnectingConnection
+from coord.redis_protocol import ErrorAnswer, ignore_answer
 from coord.streams import MAX_BATCHED_BYTES, max_facts_per_entry
 
 log = get_logger()

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coord.agent.outgoing import Outgoing
-from coord.agent.protocol import ErrorAnswer
-from coord.agent.reconnect import ReconnectingConnection
 from coord.client.answers import Answer, Answers, Appended
 from coord.client.requests import END_S, unended, value_of
 from coord.client.submission import message_append
@@ -23,6 +21,8 @@ from coord.logs import get_logger
 from coord.models.messages import AgentMessage
 from coord.models.tasks import Lane
 from coord.pipeline import pack
+from coord.reconnect import ReconnectingConnection
+from coord.redis_protocol import ErrorAnswer
 from coord.streams import Append
 
 log = get_logger()

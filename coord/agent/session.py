@@ -34,8 +34,6 @@ from coord.agent.inquiries import Inquiries
 from coord.agent.links import AgentLinks, LinkOrders, LinkRequestHandler
 from coord.agent.messages import MessageHandlers, MessageRunner
 from coord.agent.outgoing import Outgoing
-from coord.agent.protocol import ignore_answer
-from coord.agent.reconnect import ReconnectingConnection, shared_connections
 from coord.agent.registration import Registration
 from coord.agent.reports import Reports
 from coord.agent.requests import Requests
@@ -50,6 +48,8 @@ from coord.logs import get_logger
 from coord.models.facts import AgentRegistered
 from coord.models.tasks import Lane
 from coord.pipeline import pack
+from coord.reconnect import ReconnectingConnection, shared_connections
+from coord.redis_protocol import ignore_answer
 
 log = get_logger()
 

@@ -27,7 +27,7 @@ from coord.cli.parse import pairs
 from coord.cli.session import ask
 from coord.cli.tokens import enrol, revoke, rotate, tokens
 from coord.errors import AgentNotFound, CoordError
-from coord.models.agents import AgentRecord, AgentStatus, AgentType, Ejected
+from coord.models.agents import AgentRecord, AgentStatus, AgentType, Ejected, why_deaf
 from coord.models.links import Links
 from coord.suggestions import closest
 
@@ -211,8 +211,7 @@ def _status(record: AgentRecord) -> str:
     if record.drained_from:
         status += f" (by an operator; it reports {record.drained_from})"
     if record.deaf:
-        why = "it sends heartbeats and does not read its inbox" if record.deaf_reason == "unread" else "as it reports"
-        status += f" (deaf, {why}; it gets nothing until it reads)"
+        status += f" (deaf, {why_deaf(record)})"
     return status
 
 

@@ -22,6 +22,7 @@ class WorkerKind(StrEnum):
     REGISTRY = "registry"
     DISTRIBUTOR = "distributor"
     ROUTER = "router"
+    PUSH = "push"
 
 
 def worker(

@@ -12,6 +12,7 @@ from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
 from coord.cli.output import duration, hint, write_json, write_json_line, write_line, write_table
 from coord.cli.session import ask
+from coord.keys import PUSH
 from coord.models.cell import (
     PLACE_UP_TO,
     REFUSE_ABOVE,
@@ -155,13 +156,18 @@ def worker_warnings(found: WorkersSnapshot, before: WorkersSnapshot | None = Non
         for kind in dict.fromkeys(backlog.kind for backlog in found.backlogs)
         if not any(worker.kind == kind for worker in found.workers)
     ]
+    if found.pushed and not any(worker.kind == PUSH for worker in found.workers):
+        warnings.append(
+            f"no push worker is running, so the {WAITS_FOR[PUSH]} wait ({found.pushed} agents); start one: "
+            "coord worker push"
+        )
     warnings += [
         f"{worker.name} (pid {worker.pid} on {worker.host}) has made no progress for "
         f"{duration(found.now - worker.progress_at)}; see its log"
         for worker in found.workers
         if found.now - worker.progress_at > STUCK_MS
     ]
-    checking = [worker for worker in found.workers if worker.kind != "distributor"]  # it reads no facts of agents
+    checking = [worker for worker in found.workers if worker.kind not in {"distributor", PUSH}]  # no facts of agents
     if any(worker.require_tokens for worker in checking):
         warnings += [
             f"{worker.name} (pid {worker.pid} on {worker.host}) requires no tokens of agents, and others do; "

@@ -40,6 +40,12 @@ def up(
     registries: Annotated[int, typer.Option(metavar="N", min=0, max=MAX_WORKERS, help="Number of registries.")] = 1,
     distributors: Annotated[int, typer.Option(metavar="N", min=0, max=MAX_WORKERS, help="Number of distributors.")] = 1,
     routers: Annotated[int, typer.Option(metavar="N", min=0, max=MAX_WORKERS, help="Number of routers.")] = 1,
+    push_workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, max=MAX_WORKERS, help="Number of push workers, for agents with an HTTP endpoint."
+        ),
+    ] = 1,
     namespace: Namespace = None,
     gateway: Annotated[bool, typer.Option(help="Also run the HTTP gateway, on the loopback address.")] = True,
     port: Annotated[
@@ -86,7 +92,7 @@ def up(
     settings = settings_of(redis_url=redis_url, namespace=namespace, gateway_port=port)
     if repair_aof and data is None and settings.redis_url:
         raise ConfigError("--repair-aof is for the embedded server; give its folder with --data")
-    workers = {"registry": registries, "distributor": distributors, "router": routers}
+    workers = {"registry": registries, "distributor": distributors, "router": routers, "push": push_workers}
     plan = runner.CellPlan(
         settings=settings,
         data_dir=data,

@@ -20,6 +20,8 @@ def check_agents(snapshot: CellSnapshot) -> Iterator[Finding]:
         ]
         if status == "active" and record.get("deaf") != "1":
             sets.append("agents:active")
+        if status != "inactive" and record.get("delivery") == "push":
+            sets.append("agents:pushed")
         for name in sets:
             expected.setdefault(name, set()).add(agent)
         expected["agents:facets"].update(record.get("facets", "").split())

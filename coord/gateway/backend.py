@@ -87,6 +87,8 @@ class Backend:
         self._client: Client | None = None
         self._gatherer: Gatherer | None = None
         self._opening: asyncio.Task[None] | None = None
+        #: Called when the client disconnects.
+        self.on_close: list[Callable[[], Awaitable[None]]] = []
 
     def open(self, failed: Callable[[CoordError], None]) -> None:
         """Start to connect in the background; ``failed`` is called with a permanent error, such as a wrong password."""
@@ -97,6 +99,8 @@ class Backend:
         await cancel_and_wait(self._opening)
         if self._gatherer is not None:
             await self._gatherer.close()
+        for function in self.on_close:
+            await function()
         if self._client is not None:
             await self._client.close()
 
@@ -170,7 +174,7 @@ class Backend:
         change = AgentStatusChanged(agent_id, status, load_metrics=metrics)
         return await self.append("in:registry", change, wait_s, token)
 
-    async def append(self, stream: str, fact: Struct, wait_s: float, token: str) -> Appended:
+    async def append(self, stream: str, fact: Struct, wait_s: float, token: str = "") -> Appended:
         """Append a fact, and wait for its worker for ``wait_s`` seconds; call it within ``limited``."""
         handle = await self.client.connection.append_fact(stream, fact, wants_answer=wait_s > 0, token=token)
         return Appended(entry_time(handle.entry_id), wait_s > 0 and await _is_accepted(handle, wait_s))

@@ -14,6 +14,7 @@ from coord.gateway.backend import Backend
 from coord.gateway.checks import Checks
 from coord.gateway.deadlines import Deadlines
 from coord.gateway.idempotency import SeenKeys
+from coord.gateway.inboxes import Inboxes
 from coord.gateway.scrapes import Scrapes
 
 
@@ -32,6 +33,7 @@ class Gateway:
         self.deadlines = Deadlines()
         self.seen_keys = SeenKeys()
         self.scrapes = Scrapes(backend)
+        self.inboxes = Inboxes(backend)
         #: Set when the gateway shuts down: a handler that waits long has to return then.
         self.closing = asyncio.Event()
         #: Requests that are at work.

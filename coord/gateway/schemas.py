@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from coord.clock import now_ms
-from coord.models.agents import AgentRecord, AgentStatus, AgentType, Health, Location
+from coord.models.agents import AgentRecord, AgentStatus, AgentType, Health, InboxDelivery, Location, why_deaf
 from coord.models.explanations import (
     Explanation,
     NearestMiss,
@@ -77,11 +77,17 @@ class RegisterAgent(Struct, frozen=True):
     island_id: Label | int | None = None
 
     def fact(self) -> AgentRegistered:
-        """Return the fact for the registry. An HTTP agent has no incarnation, so each registration is a refresh."""
+        """Return the fact for the registry. An HTTP agent has no incarnation, so each registration is a refresh.
+
+        Its tasks are pushed if it has an endpoint for them, unless its metadata says that it polls.
+        """
+        pushes = self.endpoints.get("http", "").lower().startswith(("http://", "https://"))
+        polls = self.metadata.get("delivery") == InboxDelivery.POLL
+        delivery = InboxDelivery.PUSH if pushes and not polls else InboxDelivery.POLL
         extra = {"chain_id": self.chain_id, "island_id": self.island_id}
         labels = self.labels | {name: str(value) for name, value in extra.items() if value is not None}
         same = {name: getattr(self, name) for name in self.__struct_fields__ if name not in (*extra, "labels")}
-        return AgentRegistered(**same, labels=labels)
+        return AgentRegistered(**same, labels=labels, delivery=delivery)
 
 
 class HeartbeatBody(Struct, frozen=True):
@@ -156,7 +162,9 @@ class AgentSchema(Struct, frozen=True, kw_only=True):
     health_score: float
     health: Health | None  #: the parts of ``health_score``
     deaf: bool  #: it does not read its inbox, and gets nothing new
-    deaf_reason: str  #: ``reported``, ``unread``, or empty
+    deaf_reason: str  #: ``reported``, ``unread``, ``unpolled``, or empty
+    deaf_text: str  #: the same for people, with the next step
+    delivery: str  #: how it gets its inbox over HTTP: push, poll; empty: it reads it from Redis
     load: int  #: tasks that it holds
     term: int
     rev: int
@@ -164,8 +172,10 @@ class AgentSchema(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, record: AgentRecord) -> AgentSchema:
         """Build it from a record."""
-        times = {name: iso_or_none(getattr(record, name)) for name in ("registration_time", "last_heartbeat")}
-        return cls(**_common_fields(cls, record) | times)
+        more = {name: iso_or_none(getattr(record, name)) for name in ("registration_time", "last_heartbeat")}
+        more["deaf_text"] = why_deaf(record)
+        same = {name: getattr(record, name) for name in cls.__struct_fields__ if name not in more}
+        return cls(**same | more)
 
 
 class AttemptSchema(Struct, frozen=True, kw_only=True):

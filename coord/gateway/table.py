@@ -6,7 +6,19 @@ noun; their tests, the access control and the OpenAPI document go through this t
 
 from __future__ import annotations
 
-from coord.gateway import agents, discovery, health, links, messages, metrics, queues, rules, tasks
+from coord.gateway import (
+    agents,
+    discovery,
+    health,
+    inbox,
+    links,
+    messages,
+    metrics,
+    queues,
+    reports,
+    rules,
+    tasks,
+)
 from coord.gateway.discovery import (
     AgentQuery,
     AgentsDiscovered,
@@ -18,6 +30,7 @@ from coord.gateway.discovery import (
     RegistryCounted,
 )
 from coord.gateway.health import Health
+from coord.gateway.inbox import AckBody, Acknowledged, InboxFound, PollQuery
 from coord.gateway.links import (
     ConnectionsFound,
     ConnectionsQuery,
@@ -40,6 +53,7 @@ from coord.gateway.messages import (
 )
 from coord.gateway.metrics import MetricsSummary
 from coord.gateway.queues import QueueCleared, QueueSizes
+from coord.gateway.reports import CompleteBody, FailBody, ProgressBody, ReleaseBody, Reported, StartBody
 from coord.gateway.routes import Route
 from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
 from coord.gateway.schemas import (
@@ -134,6 +148,34 @@ ROUTES: tuple[Route, ...] = (
         errors=("agent_not_found", "token_missing", "token_invalid"),
     ),
     Route("GET", "/registry/stats", discovery.registry_stats, answer=RegistryCounted, role="readonly"),
+    # Agents that speak only HTTP
+    Route(
+        "GET", "/agents/{agent_id:id}/inbox", inbox.poll,
+        query=PollQuery, answer=InboxFound, role="agent", own="agent_id", limited=False, counted=False,
+        errors=("agent_not_found", "inbox_elsewhere", "token_missing", "token_invalid"),
+        example={"wait": 30, "limit": 10},
+    ),
+    Route(
+        "POST", "/agents/{agent_id:id}/inbox/ack", inbox.acknowledge,
+        body=AckBody, answer=Acknowledged, role="agent", own="agent_id",
+        errors=("agent_not_found", "inbox_elsewhere", "token_missing", "token_invalid"),
+        example={"entries": ["normal/1767225600000-0/t-1/00d1ce5f8a6b7c2e"]},
+    ),
+    *(
+        Route(
+            "POST", f"/tasks/{{task_id:id}}/{name}", handle,
+            body=body, answer=Reported, role="agent",
+            errors=("task_not_found", "stale_lease"),
+            example={"lease": "00d1ce5f8a6b7c2e", **more},
+        )
+        for name, handle, body, more in (
+            ("start", reports.start, StartBody, {}),
+            ("progress", reports.progress, ProgressBody, {"progress": {"percent": 40}}),
+            ("complete", reports.complete, CompleteBody, {"result": {"pages": 7}}),
+            ("fail", reports.fail, FailBody, {"code": "not_readable", "message": "page 7 is empty"}),
+            ("release", reports.release, ReleaseBody, {"reason": "the machine is needed for something else"}),
+        )
+    ),
     # Tasks
     Route(
         "POST", "/tasks/submit", tasks.submit,

@@ -57,6 +57,13 @@ class Ejected(Struct, frozen=True):
     in_a_row: int = 1  #: number of ejections in a row; each is twice as long as the one before
 
 
+class InboxDelivery(StrEnum):
+    """How an agent that speaks only HTTP gets what is in its inbox."""
+
+    PUSH = "push"  #: a push worker sends it
+    POLL = "poll"  #: the agent asks for it
+
+
 class Health(Struct, frozen=True):
     """Why an agent has its health: ``freshness`` x ``regularity`` less the penalties, 0 to 1.
 
@@ -104,8 +111,11 @@ class AgentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     heartbeat_interval: float | None = None  #: seconds
     incarnation: str = ""
     deaf: bool = False  #: it does not read its inbox, and gets nothing new until it does
-    #: How that is known: ``reported`` by the agent, or it sends heartbeats and leaves its inbox ``unread``.
+    #: How that is known: ``reported`` by the agent, it sends heartbeats and leaves its inbox ``unread``, or it is
+    #: ``unpolled`` over HTTP.
     deaf_reason: str = ""
+    #: How it gets its inbox over HTTP: ``push`` or ``poll``; empty: it reads it from Redis.
+    delivery: str = ""
     drained_from: str = ""  #: the status it reports while an operator imposes another one; empty: none does
     term: int = 0
     rev: int = 0
@@ -117,6 +127,19 @@ class AgentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     leases: int | None = None  #: number of leases that it reported with its last heartbeat
     ejected: tuple[Ejected, ...] = ()  #: the task types that it gets no tasks of now
     load: int = 0  #: tasks assigned and not settled
+
+
+#: reason of a deaf agent -> why it gets nothing, for people.
+WHY_DEAF = {
+    "reported": "as it reports; it gets nothing until it reads",
+    "unread": "it sends heartbeats and does not read its inbox; it gets nothing until it reads",
+    "unpolled": "it reads no inbox: poll /agents/{id}/inbox or register endpoints.http",
+}
+
+
+def why_deaf(record: AgentRecord) -> str:
+    """Return why an agent that does not read its inbox gets nothing, and the next step; empty: it is not deaf."""
+    return WHY_DEAF.get(record.deaf_reason, "").replace("{id}", record.agent_id)
 
 
 #: Types of an ``AgentChange`` besides those of events: an agent of the snapshot; the snapshot is complete; changes were

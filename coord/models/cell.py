@@ -68,6 +68,7 @@ WAITS_FOR = {
     "registry": "registrations and heartbeats",
     "distributor": "submitted tasks and results",
     "router": "messages",
+    "push": "tasks of agents with an HTTP endpoint",
 }
 
 

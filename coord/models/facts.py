@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import astuple
 
-from coord.models.agents import AgentStatus, AgentType, Location
+from coord.models.agents import AgentStatus, AgentType, InboxDelivery, Location
 from coord.models.ids import SUBORDINATES, EntryId, Id, not_reserved
 from coord.models.messages import COORDINATOR, MessageType, Protocol, RecipientFilter
 from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
@@ -54,6 +54,7 @@ class AgentRegistered(Struct, frozen=True, omit_defaults=True):
     capacity: Annotated[int, Meta(ge=0, le=100_000)] | None = None  #: tasks that it may hold at once
     weight: Annotated[float, Meta(ge=0, le=1_000_000)] = 1.0
     heartbeat_interval: Annotated[float, Meta(ge=0.05, le=86_400)] | None = None  #: seconds
+    delivery: InboxDelivery | None = None  #: over HTTP; None: the agent reads its inbox from Redis
 
     def __post_init__(self) -> None:
         not_reserved(self.agent_id, "agent_id")
@@ -89,6 +90,7 @@ class AgentHeartbeat(Struct, frozen=True, omit_defaults=True):
     load_metrics: Metrics = {}
     leases: Annotated[int, Meta(ge=0)] | None = None  #: number of leases that the agent holds
     deaf: bool = False  #: it does not read its inbox at the moment, so it gets nothing new
+    polled: bool = False  #: its inbox was polled over HTTP
 
 
 class AgentLeasesListed(Struct, frozen=True, omit_defaults=True):

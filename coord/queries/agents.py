@@ -208,6 +208,7 @@ def _agent_record(raw: Mapping[bytes, bytes], load: int, now: int) -> AgentRecor
         incarnation=_text(get(b"incarnation")),
         deaf=get(b"deaf") == b"1",
         deaf_reason=_deaf_reason(raw),
+        delivery=_text(get(b"delivery")),
         drained_from=_text(get(b"drained_from")),
         term=int(get(b"term") or 0),
         rev=int(get(b"rev") or 0),
@@ -294,7 +295,7 @@ def _current_ejections(raw: bytes | None, now: int) -> tuple[Ejected, ...]:
 def _deaf_reason(raw: Mapping[bytes, bytes]) -> str:
     if raw.get(b"deaf") != b"1":
         return ""
-    return "unread" if b"unread" in raw else "reported"
+    return next((reason for reason in ("unpolled", "unread") if reason.encode() in raw), "reported")
 
 
 @lru_cache(1_000)

@@ -10,7 +10,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from coord.connection import is_temporary, server_text
-from coord.keys import CONSUMES, GATEWAY, Keys
+from coord.keys import CONSUMES, GATEWAY, KINDS, PUSH, Keys
 from coord.models.cell import StreamBacklog, WorkerRecord
 from coord.models.facts import STREAM_FACTS
 from coord.models.ids import entry_ms
@@ -18,7 +18,7 @@ from coord.queries.memory import get_memory
 from coord.queries.reads import decode_fields, decode_text, parse_time
 
 #: The kinds of processes that record their presence, in the order in which they are listed.
-_PRESENT = (*CONSUMES, GATEWAY)
+_PRESENT = (*KINDS, GATEWAY)
 
 
 async def is_empty_cell(redis: Redis, keys: Keys) -> bool:
@@ -35,30 +35,34 @@ class WorkersSnapshot(Struct, frozen=True):
     now: int  #: milliseconds since 1970 on the server's clock
     workers: list[WorkerRecord]  #: by kind, then name
     backlogs: list[StreamBacklog]  #: every stream of facts; by kind, in the order in which its workers read them
+    pushed: int = 0  #: agents to which tasks are pushed
 
 
 async def list_workers(redis: Redis, keys: Keys) -> WorkersSnapshot:
     """Return all present workers and gateways, and the length and age of each stream; two round trips."""
     pipe = redis.pipeline(transaction=False)
     pipe.time()
+    pipe.scard(keys.of("agents:pushed"))
     for kind in _PRESENT:
         pipe.zrange(keys.of(f"workers:{kind}"), 0, -1)
     streams = [(kind, stream) for kind, consumed in CONSUMES.items() for stream in consumed]
     for _, stream in streams:
         pipe.xlen(keys.of(stream))
         pipe.execute_command("XRANGE", keys.of(stream), "-", "+", "COUNT", 1)
-    time, *answers = await pipe.execute()
+    time, pushed, *answers = await pipe.execute()
     names_of_kinds, of_streams = answers[: len(_PRESENT)], answers[len(_PRESENT) :]
     names = [(kind, decode_text(name)) for kind, found in zip(_PRESENT, names_of_kinds, strict=True) for name in found]
     backlogs = [
         StreamBacklog(stream=stream, kind=kind, length=int(length), oldest_at=entry_ms(first[0][0]) if first else None)
         for (kind, stream), length, first in zip(streams, of_streams[::2], of_streams[1::2], strict=True)
     ]
-    return WorkersSnapshot(parse_time(time), await _get_records(redis, keys, names), backlogs)
+    return WorkersSnapshot(parse_time(time), await _get_records(redis, keys, names), backlogs, int(pushed))
 
 
 async def count_workers(redis: Redis, keys: Keys, ttl_ms: int) -> dict[str, int]:
     """Return the number of present workers by kind, for health checks; one round trip.
+
+    Push workers are listed only if there is one, or an agent that needs one.
 
     Args:
         redis: an asyncio client that answers in bytes.
@@ -67,11 +71,13 @@ async def count_workers(redis: Redis, keys: Keys, ttl_ms: int) -> dict[str, int]
     """
     pipe = redis.pipeline(transaction=False)
     pipe.time()
-    for kind in CONSUMES:
+    pipe.scard(keys.of("agents:pushed"))
+    for kind in KINDS:
         pipe.zrange(keys.of(f"workers:{kind}"), 0, -1, withscores=True)
-    time, *found = await pipe.execute()
+    time, pushed, *found = await pipe.execute()
     since = parse_time(time) - ttl_ms
-    return {kind: sum(at > since for _, at in names) for kind, names in zip(CONSUMES, found, strict=True)}
+    counts = {kind: sum(at > since for _, at in names) for kind, names in zip(KINDS, found, strict=True)}
+    return {kind: count for kind, count in counts.items() if kind != PUSH or count or pushed}
 
 
 async def _get_records(redis: Redis, keys: Keys, names: list[tuple[str, str]]) -> list[WorkerRecord]:

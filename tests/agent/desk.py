@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from coord.agent.claims import Claims
-from coord.agent.reconnect import ReconnectingConnection
 from coord.agent.reports import Reports
 from coord.agent.task import Attempt
 from coord.keys import Keys
+from coord.reconnect import ReconnectingConnection
 from tests.client.packed_commands import read_command
 
 KEYS = Keys("t")

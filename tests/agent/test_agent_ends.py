@@ -10,7 +10,6 @@ import pytest
 from redis.asyncio import Redis
 
 from coord import Agent, Task
-from coord.agent.reconnect import ReconnectingConnection
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
@@ -24,6 +23,7 @@ from coord.models.facts import (
     TaskCompleted,
     TaskReleased,
 )
+from coord.reconnect import ReconnectingConnection
 from tests.agent.played_coordinator import PlayedCoordinator, played_coordinator
 from tests.client.packed_commands import read_command
 from tests.waiting import wait_until

@@ -7,7 +7,7 @@ from typing import Any
 import hiredis
 import pytest
 
-from coord.agent.protocol import ConnectionLost
+from coord.redis_protocol import ConnectionLost
 from tests.agent.desk import Desk
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coord.agent import reconnect as link_module
+from coord import reconnect as link_module
 from coord.agent.inbox import Inbox
 from coord.config import Settings
 from coord.connection import connect

@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 
 from coord import Agent, Message, NonRetryable, Retryable, Task
 from coord.agent import messages as mail
-from coord.agent.protocol import ErrorAnswer
 from coord.errors import FactInvalid
 from coord.models.facts import TaskFailed
+from coord.redis_protocol import ErrorAnswer
 from tests.agent.played_coordinator import PlayedCoordinator
 from tests.waiting import wait_until
 

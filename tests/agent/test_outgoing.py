@@ -10,10 +10,10 @@ import pytest
 
 from coord.agent.links import AgentLinks, LinkOrders, LinkRequest
 from coord.agent.outgoing import Outgoing
-from coord.agent.protocol import ErrorAnswer
 from coord.client.answers import Answer, Answers
 from coord.errors import ConfigError, CoordError, FactInvalid, IdInvalid, LinkDeclined, LinksFull, ResultTimeout
 from coord.keys import Keys
+from coord.redis_protocol import ErrorAnswer
 from tests.agent.desk import FakeLink
 from tests.waiting import wait_until
 

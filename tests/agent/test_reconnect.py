@@ -12,15 +12,15 @@ import pytest
 import uvloop
 from redis.asyncio import Redis
 
-from coord.agent import reconnect as link_module
-from coord.agent.protocol import ConnectionLost, ErrorAnswer
-from coord.agent.reconnect import ReconnectingConnection, shared_connections
+from coord import reconnect as link_module
 from coord.background import cancel_and_wait
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError
 from coord.pipeline import pack
+from coord.reconnect import ReconnectingConnection, shared_connections
+from coord.redis_protocol import ConnectionLost, ErrorAnswer
 from tests.conftest import FAST
 from tests.waiting import wait_until
 

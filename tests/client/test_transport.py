@@ -14,12 +14,12 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from coord.agent.protocol import ConnectionLost
-from coord.agent.reconnect import ReconnectingConnection
 from coord.config import Settings
 from coord.connection import connect, connect_worker, keepalive_options
 from coord.embedded import EmbeddedServer
 from coord.pipeline import is_closed_transport, pack, send_and_read
+from coord.reconnect import ReconnectingConnection
+from coord.redis_protocol import ConnectionLost
 from tests.system.faulty_proxy import faulty_proxy
 from tests.waiting import wait_until
 

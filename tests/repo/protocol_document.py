@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct, inspect
 
-from coord.models.agents import AgentStatus, AgentType, Location
+from coord.models.agents import AgentStatus, AgentType, InboxDelivery, Location
 from coord.models.facts import Lease, TaskCompleted
 from coord.models.ids import ID_PATTERN
 from coord.models.messages import MessageType, Protocol, RecipientFilter
@@ -26,6 +26,7 @@ NAMED = {
     AgentStatus: "status",
     MessageType: "message type",
     Protocol: "message protocol",
+    InboxDelivery: "push or poll",
     Location: "Location",
     Modifiers: "Modifiers",
     Requirements: "Requirements",

@@ -21,7 +21,7 @@ from workers.transitions import BATCH_SCRIPTS, Call, Scripts
 ALLOW_OOM = {
     "admit", "cancel", "change_token", "check_leases", "check_tokens", "configure", "count_waiting", "dead_letter",
     "deregister", "expire_messages", "hold_lanes", "prune", "purge", "reclaim", "reclaim_lease", "relieve", "replay",
-    "requeue", "run_alarms", "settle", "tick_liveness", "worker_heartbeat",
+    "requeue", "run_alarms", "settle", "share_pushes", "tick_liveness", "worker_heartbeat",
 }  # fmt: skip
 PARTS = tuple(
     sorted(one.name.removesuffix(".lua") for one in files("workers.lua.lib").iterdir() if one.name.endswith(".lua"))

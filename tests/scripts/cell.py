@@ -145,6 +145,7 @@ class Cell(Records):
         *,
         incarnation: str = "i1",
         interval_ms: int | None = None,
+        delivery: str = "",
         capacity: int = 2,
         digest: str = "d1",
         facets: str = "type:worker capability:echo",
@@ -154,7 +155,7 @@ class Cell(Records):
         """A registration of an agent, appended."""
         entry = await self.append("in:registry", "agent.registered")
         told: dict[str, str | bytes | int | float] = {"agent_type": "worker", "capacity": capacity, **fields}
-        return Registration(entry, caller, agent_id, incarnation, interval_ms, digest, facets, told)
+        return Registration(entry, caller, agent_id, incarnation, interval_ms, delivery, digest, facets, told)
 
     async def register(self, agent_id: str = "a1", **options: Any) -> str:
         """Register an agent; the word."""
@@ -166,6 +167,7 @@ class Cell(Records):
         *,
         incarnation: str = "i1",
         leases: int | None = None,
+        polled: bool = False,
         caller: str = "",
         **metrics: float,
     ) -> str:
@@ -173,7 +175,7 @@ class Cell(Records):
         entry = await self.append("in:beats", "agent.heartbeat")
         return await self.word(
             self.scripts.heartbeat(
-                [Heartbeat(entry, caller, agent_id, incarnation, leases, False, metric_fields(metrics))]
+                [Heartbeat(entry, caller, agent_id, incarnation, leases, False, polled, metric_fields(metrics))]
             )
         )
 

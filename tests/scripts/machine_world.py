@@ -154,7 +154,7 @@ class World(RuleBasedStateMachine):
         """It says who it is, and ends if it is told that it is nobody any more."""
         entry = self.append("in:registry", "agent.registered")
         one = Registration(
-            entry, "", process.agent_id, process.incarnation, process.interval_ms, f"d{process.capacity}",
+            entry, "", process.agent_id, process.incarnation, process.interval_ms, "", f"d{process.capacity}",
             "type:worker", {"agent_type": "worker", "capacity": process.capacity},
         )  # fmt: skip
         if self.run(self.scripts.register([one]), "in:registry") == ["SUPERSEDED"]:
@@ -177,7 +177,7 @@ class World(RuleBasedStateMachine):
         for one in beating:
             entry = self.append("in:beats", "agent.heartbeat")
             leases = len(one.claimed) if one.incarnation else None
-            beats.append(Heartbeat(entry, "", one.agent_id, one.incarnation, leases, False, {}))
+            beats.append(Heartbeat(entry, "", one.agent_id, one.incarnation, leases, False, False, {}))
         words = self.run(self.scripts.heartbeat(beats), "in:beats") if beats else []
         for process, word in zip(beating, words, strict=True):
             if word == "SUPERSEDED":

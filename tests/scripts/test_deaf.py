@@ -11,7 +11,7 @@ from workers.transitions import Heartbeat
 async def heartbeat(cell: Cell, *, deaf: bool) -> str:
     """A heartbeat of a1 that says whether it is deaf."""
     entry = await cell.redis.xadd(cell.keys.of("in:beats"), {"type": "agent.heartbeat"})
-    return await cell.word(cell.scripts.heartbeat([Heartbeat(entry.decode(), "", "a1", "i1", None, deaf, {})]))
+    return await cell.word(cell.scripts.heartbeat([Heartbeat(entry.decode(), "", "a1", "i1", None, deaf, False, {})]))
 
 
 async def is_placeable(cell: Cell) -> bool:

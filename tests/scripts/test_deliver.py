@@ -167,7 +167,7 @@ async def test_a_receipt_says_what_is_ahead_and_that_the_receiver_is_deaf(cell: 
     await cell.deliver("m1")
     await cell.deliver("m2", lane="high")
     beat = await cell.append("in:beats", "agent.heartbeat")
-    assert await cell.word(cell.scripts.heartbeat([Heartbeat(beat, "", "a1", "i1", None, True, {})])) == "OK"
+    assert await cell.word(cell.scripts.heartbeat([Heartbeat(beat, "", "a1", "i1", None, True, False, {})])) == "OK"
     assert await cell.deliver("m3", receipt=True, caller="c1") == "DELIVERED"
     (recipient,) = (await receipt(cell))["recipients"]
     assert recipient == {"agent_id": "a1", "state": "active", "ahead": 1, "deaf": True}

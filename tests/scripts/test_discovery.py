@@ -91,7 +91,7 @@ async def change(
         await cell.heartbeat(agent_id, incarnation="", cpu=load, memory=load)
     elif kind == "deaf":
         entry = await cell.append("in:beats", "agent.heartbeat")
-        await cell.run(cell.scripts.heartbeat([Heartbeat(entry, "", agent_id, "", None, load > 0, {})]))
+        await cell.run(cell.scripts.heartbeat([Heartbeat(entry, "", agent_id, "", None, load > 0, False, {})]))
     elif kind == "drain":
         entry = await cell.append("in:control:registry")
         imposes = {0.0: "", 0.7: "draining", 0.9: "maintenance"}[load]

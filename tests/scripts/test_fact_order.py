@@ -40,7 +40,9 @@ async def handled(cell: Cell, facts: list[tuple[str, Any]], order: list[int]) ->
             calls.append(cell.scripts.change_status([StatusChange(entry, "", "a1", "i1", value, {})]))
         else:
             entry = await cell.append("in:beats")
-            calls.append(cell.scripts.heartbeat([Heartbeat(entry, "", "a1", "i1", None, False, {"metric:cpu": value})]))
+            calls.append(
+                cell.scripts.heartbeat([Heartbeat(entry, "", "a1", "i1", None, False, False, {"metric:cpu": value})])
+            )
     for place in order:
         await cell.run(calls[place])
     await assert_ledger(cell.redis, cell.keys)

@@ -100,7 +100,7 @@ async def heartbeat(cell: Cell) -> tuple[Call[Any], str, str]:
     """A heartbeat that moves the health."""
     entry = await cell.append("in:beats")
     return (
-        cell.scripts.heartbeat([Heartbeat(entry, "c1", "a1", "i1", None, False, {"metric:cpu": 1.0})]),
+        cell.scripts.heartbeat([Heartbeat(entry, "c1", "a1", "i1", None, False, False, {"metric:cpu": 1.0})]),
         "in:beats",
         entry,
     )

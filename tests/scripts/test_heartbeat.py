@@ -92,7 +92,9 @@ async def test_the_same_beat_twice_counts_once(cell: Cell) -> None:
     latest = await cell.redis.hget(cell.keys.agent("a1"), "beat_id")
     assert latest is not None
 
-    again = cell.scripts.heartbeat([Heartbeat(latest.decode(), "", "a1", "i1", None, False, {"metric:cpu": 0.1})])
+    again = cell.scripts.heartbeat(
+        [Heartbeat(latest.decode(), "", "a1", "i1", None, False, False, {"metric:cpu": 0.1})]
+    )
     assert await cell.word(again) == "GONE"
     assert await cell.dump() == before
 
@@ -206,7 +208,9 @@ async def test_a_large_batch_with_a_broken_record(cell: Cell) -> None:
     await cell.run(cell.scripts.register([await cell.registration(name) for name in names]))
     await cell.redis.set(cell.keys.agent("bad"), "x")
     metrics = {f"metric:m{n}": 0.5 for n in range(10)}
-    beats = [Heartbeat(await cell.append("in:beats"), "", name, "i1", 1, False, metrics) for name in ["bad", *names]]
+    beats = [
+        Heartbeat(await cell.append("in:beats"), "", name, "i1", 1, False, False, metrics) for name in ["bad", *names]
+    ]
 
     words = await cell.run(cell.scripts.heartbeat(beats))
 

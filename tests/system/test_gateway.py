@@ -291,6 +291,7 @@ async def test_agents_are_discovered_over_http(at: CellProcesses, http: HttpCall
     }
     for agent_id, more in declared.items():
         body = {"agent_id": agent_id, "agent_type": "worker", "capabilities": ["disc"], **more}
+        body["endpoints"] = {"http": "http://127.0.0.1:9"}  # so it may get work
         assert_written(await http.post("/agents/register", body), "agent_id")
     assert_written(await http.post("/agents/d1/heartbeat", {"load_metrics": {"cpu": 0.9}}), "agent_id")
 

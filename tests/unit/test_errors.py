@@ -40,6 +40,7 @@ EXPECTED = {
     "MessageNotDead": ("Conflict", "message_not_dead", 409, 1),
     "EntryTruncated": ("Conflict", "entry_truncated", 422, 1),
     "AgentSuperseded": ("Conflict", "superseded", 409, 2),
+    "StaleLease": ("Conflict", "stale_lease", 409, 1),
     "AgentIsEnrolled": ("Conflict", "agent_enrolled", 409, 1),
     "LinkNotRequested": ("Conflict", "link_not_requested", 409, 1),
     "LinkDeclined": ("Conflict", "link_declined", 409, 1),

@@ -49,6 +49,7 @@ NAMES = (
     "requeue",
     "run_alarms",
     "settle",
+    "share_pushes",
     "tick_liveness",
     "worker_heartbeat",
 )

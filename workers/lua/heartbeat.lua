@@ -1,12 +1,13 @@
 #!lua
 -- Records heartbeats: a sign of life, the load metrics, the number of leases held, and whether the agent is deaf (it
--- does not read its inbox: it says so, or it leaves it unread). A stale agent becomes active again. An agent that holds another number of leases than it
--- should is asked to list them. A deaf agent is not placeable until a heartbeat says otherwise or it registers again.
+-- does not read its inbox: it says so, leaves it unread, or polls it over HTTP and has stopped). A stale agent becomes
+-- active again. An agent that holds another number of leases than it should is asked to list them. A deaf agent is not
+-- placeable until a heartbeat says otherwise or it registers again.
 -- include: base entries replies batches agents hearing
 -- keys: inflight:{agent} set r | agent:{id} hash w | agents:departed zset w | in:beats stream w | unclaimed zset w
 -- ARGV[3]  number of heartbeats, then for each:
---   entry | caller or '' | agent_id | incarnation or '' | leases held, or '' | deaf: 1, or 0 | fields: the number of
---   metrics, then metric:{name} and value of each
+--   entry | caller or '' | agent_id | incarnation or '' | leases held, or '' | deaf: 1, or 0 | polled: 1
+--   (its inbox was polled over HTTP), or 0 | fields: the number of metrics, then metric:{name} and value of each
 -- Returns {words}. Words: OK; UNKNOWN (this incarnation is not registered, or it left: it has to register again);
 --   SUPERSEDED; STALE (a later heartbeat came first); GONE (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.returned, agent.deaf, agent.hears, agent.health_moved
@@ -39,7 +40,7 @@ local function compare_lease_count(agent, leases, entry)
 end
 
 local function heartbeat(i, last)
-  local entry, caller, id, incarnation, leases, deaf = unpack(ARGV, i, i + 5)
+  local entry, caller, id, incarnation, leases, deaf, polled = unpack(ARGV, i, i + 6)
   if not is_present(STREAM, entry) then
     return 'GONE'
   end
@@ -64,11 +65,15 @@ local function heartbeat(i, last)
     agent.registered_obs, agent.beats = int(observed), ''
   end
   agent.beats, agent.beat_obs = last_ten(agent.beats, observed), int(observed)
-  for j = i + 7, last, 2 do
+  for j = i + 8, last, 2 do
     agent[ARGV[j]] = ARGV[j + 1]
   end
   local unread = leaves_unread(agent, observed)
-  local deaf_changed = set_deaf(agent, deaf == '1' or unread)
+  if polled == '1' then
+    note_poll(agent, observed)
+  end
+  local unpolled = is_unpolled(agent, observed)
+  local deaf_changed = set_deaf(agent, deaf == '1' or unread or unpolled)
   if returned then
     set_status(agent, status_before_silence(agent))
     call('ZREM', P .. 'agents:departed', id)
@@ -83,7 +88,7 @@ local function heartbeat(i, last)
   call('HSET', key, 'status', agent.status, 'rev', agent.rev, 'beat_id', entry, 'beats', agent.beats,
     'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'health_score', agent.health_score,
     'last_heartbeat', int(entry_ms(entry)), leases ~= '' and 'leases' or 'agent_id', leases ~= '' and leases or id,
-    unpack(ARGV, i + 7, last))
+    unpack(ARGV, i + 8, last))
   note_report(agent)
   if agent.deaf and deaf_changed and call('SCARD', P .. 'inflight:' .. id) > 0 then
     -- Its tasks that it has not claimed go to other agents: the next check of its claims recalls them.
@@ -95,7 +100,7 @@ local function heartbeat(i, last)
   if returned then
     log_agent('agent.returned', agent)
   elseif deaf_changed then
-    log_agent(agent.deaf and 'agent.deaf' or 'agent.hears', agent, 'reason', agent.deaf and (unread and 'unread' or 'reported') or '')
+    log_agent(agent.deaf and 'agent.deaf' or 'agent.hears', agent, 'reason', agent.deaf and (unread and 'unread' or unpolled and 'unpolled' or 'reported') or '')
   elseif moved then
     log_agent('agent.health_moved', agent)
   end
@@ -108,5 +113,5 @@ local function heartbeat(i, last)
 end
 
 return run_batch({
-  group = 'registry', stream = STREAM, at = 3, width = width_with_fields(7), handle = heartbeat,
+  group = 'registry', stream = STREAM, at = 3, width = width_with_fields(8), handle = heartbeat,
 })

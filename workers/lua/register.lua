@@ -1,12 +1,13 @@
 #!lua
 -- Registers agents. The same incarnation again, or none, is a refresh. A new incarnation ends the term of the one
--- before. Registration also ends that an agent is deaf, unless the coordinator found that it leaves its inbox unread.
+-- before. Registration also ends that an agent is deaf, unless the coordinator found that it leaves its inbox unread. An
+-- agent that registers over HTTP and has to poll its inbox is deaf until it does.
 -- include: base entries replies batches agents facets hearing
 -- keys: agent:{id} hash w | agents:all set w | agents:departed zset w
 -- keys: in:registry stream w
 -- ARGV[3]  number of agents, then for each:
---   entry | caller or '' | agent_id | incarnation or '' | interval_ms: of heartbeats, or '' | digest of what eligibility
---   can see | facets, separated by spaces, each facet:value with the value encoded | fields: their number, then name and
+--   entry | caller or '' | agent_id | incarnation or '' | interval_ms: of heartbeats, or '' | delivery: push or poll (over
+--   HTTP), or '' | digest of what eligibility can see | facets, separated by spaces, each facet:value with the value encoded | fields: their number, then name and
 --   value of each
 -- Returns {words}. Words: REGISTERED (new, or a new incarnation); REFRESHED; SUPERSEDED (a newer incarnation replaced
 --   this one; nothing changed); STALE (a later fact came first; nothing changed); GONE (the entry was handled before);
@@ -49,7 +50,7 @@ local function earlier_incarnations(agent)
 end
 
 local function register(i, last)
-  local entry, caller, id, incarnation, interval, digest, facets = unpack(ARGV, i, i + 6)
+  local entry, caller, id, incarnation, interval, delivery, digest, facets = unpack(ARGV, i, i + 7)
   if not is_present(STREAM, entry) then
     return 'GONE'
   end
@@ -85,8 +86,11 @@ local function register(i, last)
   if replaces then
     end_probe(agent)
   end
-  local hears_again = set_deaf(agent, is_unread(agent)) and not agent.deaf
-  local is_changed = is_new or replaces or returns or hears_again or agent.digest ~= digest
+  agent.heartbeat_interval = interval ~= '' and interval or nil
+  register_delivery(agent, incarnation, delivery, observed)
+  local unread, unpolled = is_unread(agent), is_unpolled(agent, observed)
+  local hearing_changed = set_deaf(agent, unread or unpolled)
+  local is_changed = is_new or replaces or returns or hearing_changed or agent.digest ~= digest
   if is_new or replaces or returns then
     agent.registered_obs, agent.beats, agent.health_score = int(observed), '', nil
     agent.registration_time = agent.registration_time or NOW
@@ -95,10 +99,9 @@ local function register(i, last)
   if incarnation ~= '' then
     agent.incarnation = incarnation
   end
-  agent.heartbeat_interval = interval ~= '' and interval or nil
   agent.beat_obs = int(observed)
   index(agent, facets)
-  if is_late or (hears_again and not is_new and not replaces and not returns) then
+  if is_late or (hearing_changed and not is_new and not replaces and not returns) then
     set_status(agent, agent.status)
   elseif agent.status == 'stale' and not replaces then
     set_status(agent, status_before_silence(agent))
@@ -123,7 +126,7 @@ local function register(i, last)
     'registered_id', entry, 'digest', digest,
     'facets', facets, 'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'beats', agent.beats or '',
     'health_score', agent.health_score, 'registration_time', agent.registration_time, 'last_heartbeat', NOW,
-    unpack(ARGV, i + 8, last))
+    unpack(ARGV, i + 9, last))
   if is_new or replaces or returns then
     log_agent('agent.registered', agent, 'incarnation', incarnation)
   elseif is_changed then
@@ -138,5 +141,5 @@ local function register(i, last)
 end
 
 return run_batch({
-  group = 'registry', stream = STREAM, at = 3, width = width_with_fields(8), handle = register,
+  group = 'registry', stream = STREAM, at = 3, width = width_with_fields(9), handle = register,
 })

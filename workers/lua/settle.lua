@@ -13,8 +13,8 @@
 --     of failed, released and refused also: code | message | 1: may be retried
 --     of refused also: pool | definition (opaque JSON)
 -- A refused task is released into that pool, where agents that cannot decode its payload, or have no handler for it, do
--- not get it. A result that was reported after its task's deadline expires the task. A release with the code draining or
--- no_slot suspends its agent.
+-- not get it. A result that was reported after its task's deadline expires the task. A release with the code draining,
+-- no_slot or unreachable suspends its agent.
 -- An entry that holds several reports is consumed, and its caller answered, when all of them are settled.
 -- Returns {words, loads, pools, pools_rev, raised, shared}. Words: OK; DUPLICATE (this lease has settled, its first outcome
 --   stays); STALE (the lease is not known, nothing changed); GONE (the entry was handled before); ERROR <why> (not
@@ -25,7 +25,7 @@
 --   has a value of up to 1 KiB as `data`, of a larger one only its `bytes`
 local STREAM = 'in:reports'
 -- Codes of releases after which the agent would return the next task as well.
-local SUSPENDS = { draining = true, no_slot = true }
+local SUSPENDS = { draining = true, no_slot = true, unreachable = true }
 
 -- Returns true if a result was reported after its task's deadline; at the deadline it still counts.
 local function is_too_late(task, entry)

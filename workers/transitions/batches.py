@@ -158,6 +158,7 @@ class Registration(Struct, frozen=True):
     agent_id: str
     incarnation: str
     interval_ms: int | None
+    delivery: str  #: push or poll, over HTTP; empty: the agent reads its inbox from Redis
     digest: str
     facets: str
     fields: dict[str, str | bytes | int | float]
@@ -172,6 +173,7 @@ class Heartbeat(Struct, frozen=True):
     incarnation: str
     leases: int | None
     deaf: bool
+    polled: bool  #: its inbox was polled over HTTP
     fields: dict[str, float]  #: metric:{name} -> value, see ``metric_fields``
 
 
@@ -335,6 +337,13 @@ class TokenChange(Struct, frozen=True):
     action: str  #: enrol, rotate or revoke
     digest: str = ""  #: of the new token
     grace_ms: int = 0  #: for which the earlier one stays valid
+
+
+class PushShare(Struct, frozen=True):
+    """The answer of ``share_pushes``."""
+
+    held: frozenset[int]  #: the shards of this worker
+    excess: int  #: how many of them it should give up
 
 
 class SpokenFact(Struct, frozen=True):

@@ -52,6 +52,7 @@ from workers.transitions.batches import (
     Placement,
     Pruning,
     Purge,
+    PushShare,
     Redelivery,
     Registration,
     Relief,
@@ -105,6 +106,13 @@ CONSUMER_IDLE_MS = 3_600_000
 LANE_LEASE_MS = 2_000
 #: ms that the clock of lanes advances at most between two calls of ``hold_lanes``.
 LANE_STEP_MS = 500
+
+#: Parts of the agents to which tasks are pushed. Push workers share the parts.
+PUSH_SHARDS = 64
+#: ms without a sign of life, on the clock of pushes, after which a push worker has lost its shards.
+PUSH_LEASE_MS = 3_000
+#: ms that the clock of pushes advances at most between two calls of ``share_pushes``.
+PUSH_STEP_MS = 1_000
 
 #: ms of silence of the process that counts waiting tasks, after which another one does.
 COUNTER_SILENCE_MS = 5_000
@@ -499,6 +507,18 @@ class Scripts:
 
         limits: Limits = {"lane_lease_ms": LANE_LEASE_MS, "lane_step_ms": LANE_STEP_MS}
         return Call("hold_lanes", limits, [router, mode, len(give), *give], parse)
+
+    def share_pushes(self, worker: str, *, give: Sequence[int] = (), leaves: bool = False) -> Call[PushShare]:
+        """Renew the shards of a push worker, and share them among the push workers.
+
+        Args:
+            worker: its name, ``#``, and what tells its process from others of the same name.
+            give: shards that it gives up.
+            leaves: it gives up all.
+        """
+        limits: Limits = {"shards": PUSH_SHARDS, "push_lease_ms": PUSH_LEASE_MS, "push_step_ms": PUSH_STEP_MS}
+        args: list[Arg] = [worker, "1" if leaves else "0", len(give), *give]
+        return Call("share_pushes", limits, args, lambda raw: PushShare(frozenset(map(int, raw[0])), int(raw[1])))
 
     def deregister(self, departures: Sequence[Departure], *, by_operator: bool = False) -> Call[list[str]]:
         """Deregister agents; words OK, UNKNOWN, SUPERSEDED, STALE.

@@ -3,6 +3,7 @@
 -- keys: agents:all set r | agents:departed zset r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:active set rw | agents:expiry zset rw | agents:lost zset rw | agents:by:{facet}:{value} set rw
 -- keys: in:losses stream rw | log:agents stream w | agents:reported set w | agents:health zset rw | counters hash r
+-- keys: agents:pushed set rw
 -- LIMITS.missed_beats  missed heartbeats after which an agent is stale
 -- LIMITS.agent_timeout_ms  ms after which an agent that declares no heartbeat interval is stale
 -- LIMITS.repeat_loss_ms  ms after which a loss is announced again while tasks are still in flight
@@ -16,7 +17,7 @@ local STATUSES = { 'active', 'inactive', 'busy', 'stale', 'maintenance', 'error'
 for _, index in ipairs({ 'agents:expiry', 'agents:departed', 'agents:lost', 'agents:health' }) do
   call('ZCARD', P .. index)
 end
-for _, set in ipairs({ 'agents:active', 'agents:all', 'agents:reported' }) do
+for _, set in ipairs({ 'agents:active', 'agents:all', 'agents:reported', 'agents:pushed' }) do
   call('SCARD', P .. set)
 end
 for _, status in ipairs(STATUSES) do
@@ -44,7 +45,7 @@ end
 local AGENT = {
   'agent_id', 'status', 'incarnation', 'incarnations', 'term', 'rev', 'fact_id', 'registered_id', 'beat_id', 'digest', 'facets',
   'heartbeat_interval', 'registered_obs', 'beat_obs', 'beats', 'health_score', 'registration_time', 'resumes_as',
-  'drained_from', 'imposed', 'drain_id', 'deaf', 'probe', 'looked_obs', 'unread',
+  'drained_from', 'imposed', 'drain_id', 'deaf', 'probe', 'looked_obs', 'unread', 'delivery', 'polled_obs', 'unpolled',
   'ask', 'asked_at', 'suspects',
   'metric:cpu', 'metric:memory', 'metric:active_connections', 'metric:pending_tasks', 'shown', 'ejected',
 }
@@ -157,7 +158,8 @@ local function health(agent, observed)
     end
   end
   local by_status, by_ejection = STATUS_PENALTY[agent.status] or 0, is_ejected(agent) and EJECTED_PENALTY or 0
-  local by_deafness, by_load = agent.deaf and DEAF_PENALTY or 0, 0
+  -- One that has not polled over HTTP is not ill: it gets nothing until it does.
+  local by_deafness, by_load = agent.deaf and not agent.unpolled and DEAF_PENALTY or 0, 0
   local sum, count = 0, 0
   for _, name in ipairs({ 'metric:cpu', 'metric:memory' }) do
     local value = tonumber(agent[name])
@@ -222,6 +224,9 @@ local function set_status(agent, status)
   if status == 'inactive' and agent.drained_from then
     agent.drained_from, agent.imposed = nil, nil
     call('HDEL', P .. 'agent:' .. agent.id, 'drained_from', 'imposed')
+  end
+  if status == 'inactive' and agent.delivery == 'push' then
+    call('SREM', P .. 'agents:pushed', agent.id)
   end
   local moves = agent.health_score and (agent.status == 'inactive') ~= (status == 'inactive')
   agent.status = status

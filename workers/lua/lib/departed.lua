@@ -2,7 +2,7 @@
 -- letters, and its links end.
 -- include: base capped facets links unread
 -- keys: agent:{id} hash rw | agents:departed zset w | agents:lost zset w | agents:all set w | agents:health zset w
--- keys: inflight:{agent} set r | inbox:{agent}:{lane} stream rw | suspended hash w
+-- keys: agents:pushed set w | inflight:{agent} set r | inbox:{agent}:{lane} stream rw | suspended hash w
 -- keys: counters hash rw | log:agents stream w
 -- Events in log:agents: agent.forgotten
 -- Unread entries and links that one call of a script ends, about, of all agents: some milliseconds of the server's time.
@@ -48,6 +48,7 @@ local function forget(id)
   end
   call('SREM', P .. 'agents:by:status:' .. (status or 'inactive'), id)
   call('SREM', P .. 'agents:all', id)
+  call('SREM', P .. 'agents:pushed', id)
   call('ZREM', P .. 'agents:health', id)
   call('ZREM', P .. 'agents:departed', id)
   local rev = tonumber(call('HGET', key, 'rev') or 0) or 0

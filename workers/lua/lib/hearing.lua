@@ -1,6 +1,7 @@
--- Whether an agent reads its inbox. One that sends heartbeats and leaves its inbox unread is deaf, whatever it says.
+-- Whether an agent reads its inbox. One that sends heartbeats and leaves its inbox unread is deaf, whatever it says. So is
+-- one that polls its inbox over HTTP, while it does not poll.
 -- include: base orders agents
--- keys: inbox:{agent}:{lane} stream rw | agent:{id} hash w
+-- keys: inbox:{agent}:{lane} stream rw | agent:{id} hash w | agents:pushed set w
 -- Orders in inbox:{agent}:critical: read_inbox
 -- Old entries alone prove nothing: a message stays until its handler has ended. So the agent gets an order that every
 -- agent deletes as soon as it reads it. If it is still there after three heartbeats and three intervals of the observed
@@ -82,4 +83,71 @@ local function leaves_unread(agent, observed)
     end
   end
   return agent.unread ~= nil
+end
+
+-- Returns true if an agent polls its inbox, and has not done so for as long as it may be silent.
+local function has_stopped_polling(agent, observed)
+  local polled = tonumber(agent.polled_obs)
+  return agent.delivery == 'poll' and not (polled and observed - polled < stale_after(agent.heartbeat_interval))
+end
+
+-- Records whether that is so; returns it.
+local function is_unpolled(agent, observed)
+  local unpolled = has_stopped_polling(agent, observed)
+  if unpolled and not agent.unpolled then
+    agent.unpolled = '1'
+    call('HSET', P .. 'agent:' .. agent.id, 'unpolled', '1')
+  elseif agent.unpolled and not unpolled then
+    agent.unpolled = nil
+    call('HDEL', P .. 'agent:' .. agent.id, 'unpolled')
+  end
+  return unpolled
+end
+
+-- Sets how an agent gets what is in its inbox: push, poll, or nil if it reads it from Redis itself.
+local function set_delivery(agent, delivery)
+  if agent.delivery == delivery then
+    return
+  end
+  if delivery == 'push' then
+    call('SADD', P .. 'agents:pushed', agent.id)
+  elseif agent.delivery == 'push' then
+    call('SREM', P .. 'agents:pushed', agent.id)
+  end
+  agent.delivery = delivery
+  if delivery then
+    call('HSET', P .. 'agent:' .. agent.id, 'delivery', delivery)
+  else
+    call('HDEL', P .. 'agent:' .. agent.id, 'delivery', 'polled_obs')
+    agent.polled_obs = nil
+  end
+end
+
+-- Records that an agent has polled its inbox: from now on nothing is pushed to it. One that reads its inbox from Redis
+-- goes on doing so, whoever polls it.
+local function note_poll(agent, observed)
+  if agent.delivery then
+    set_delivery(agent, 'poll')
+    agent.polled_obs = int(observed)
+    call('HSET', P .. 'agent:' .. agent.id, 'polled_obs', agent.polled_obs)
+  end
+end
+
+-- Takes over the delivery that a registration asks for ('': it reads its inbox from Redis). A registration over HTTP
+-- does not change that of a process that is present and reads its inbox from Redis; nor is an agent that polls pushed
+-- to, because it registers again.
+local function register_delivery(agent, incarnation, wanted, observed)
+  local is_here = agent.status and agent.status ~= 'inactive' and agent.status ~= 'stale'
+  if wanted == '' then
+    set_delivery(agent, nil)
+  elseif is_here and incarnation == '' and (agent.incarnation or '') ~= '' and not agent.delivery then
+    return
+  elseif wanted == 'push' and is_here and agent.delivery == 'poll' and not has_stopped_polling(agent, observed) then
+    return
+  else
+    set_delivery(agent, wanted)
+    if wanted == 'push' then
+      call('SADD', P .. 'agents:pushed', agent.id)
+    end
+  end
 end

@@ -15,12 +15,12 @@ from weakref import WeakKeyDictionary
 
 from redis import exceptions as redis_errors
 
-from coord.agent.protocol import ConnectionLost, PendingCommand, RedisProtocol
 from coord.background import call_safely, cancel_and_wait, retry
 from coord.backoff import Backoff
 from coord.config import Settings
 from coord.connection import TEMPORARY, connect_worker, read_failure, safe_url, wait_for_server
 from coord.logs import get_logger
+from coord.redis_protocol import ConnectionLost, PendingCommand, RedisProtocol
 
 log = get_logger()
 
@@ -51,6 +51,8 @@ class ReconnectingConnection:
         self.url = url
         #: Functions that are called each time that the connection is up, the first time too.
         self.on_up: list[Callable[[], None]] = []
+        #: Called with what the server sends unasked.
+        self.on_push: Callable[[list[Any]], None] | None = None
         self._redis = connect_worker(url, settings)
         # The same for blocking reads and for writes: a server that hangs for 2 s is no error for either.
         self._patience_s = settings.read_block_ms / 1000 + settings.answer_timeout_s
@@ -69,7 +71,7 @@ class ReconnectingConnection:
             ServerUnavailable: no server answers.
             ConfigError: the server refuses the credentials, or its certificate is not trusted.
         """
-        if self._opening is None:
+        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
             self._opening = asyncio.create_task(self._open())
         await asyncio.shield(self._opening)
 
@@ -89,7 +91,7 @@ class ReconnectingConnection:
                 return
 
     async def _connect(self) -> RedisProtocol:
-        return await RedisProtocol.open(self._redis, self._refused, self._lost, self._patience_s)
+        return await RedisProtocol.open(self._redis, self._refused, self._lost, self._patience_s, self.on_push)
 
     @property
     def is_up(self) -> bool:

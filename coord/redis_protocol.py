@@ -20,6 +20,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from coord.background import call_safely
 from coord.connection import refuses_only_writes
 from coord.logs import get_logger
 from coord.pipeline import SilenceTimer
@@ -52,7 +53,8 @@ class RedisProtocol(asyncio.Protocol):
     """One connection. Answers arrive in the order of the commands; each is passed to the callback of its command.
 
     ``refused`` is called with an error answer to a command that is to be sent again. ``lost`` is called once, when the
-    connection is lost for any reason, with the commands that were never answered.
+    connection is lost for any reason, with the commands that were never answered. ``pushed`` gets what the server sends
+    unasked.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class RedisProtocol(asyncio.Protocol):
         refused: Callable[[PendingCommand, Exception], None],
         lost: Callable[[RedisProtocol, list[PendingCommand]], None],
         patience_s: float,
+        pushed: Callable[[list[Any]], None] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._refused = refused
         self._lost = lost
+        self._pushed = pushed
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._pending: deque[PendingCommand] = deque()
         self._out: list[bytes] = []
@@ -86,6 +90,7 @@ class RedisProtocol(asyncio.Protocol):
         refused: Callable[[PendingCommand, Exception], None],
         lost: Callable[[RedisProtocol, list[PendingCommand]], None],
         patience_s: float,
+        pushed: Callable[[list[Any]], None] | None = None,
     ) -> RedisProtocol:
         """Connect as ``redis`` would, to a server that answers; raises what redis-py raises.
 
@@ -94,6 +99,7 @@ class RedisProtocol(asyncio.Protocol):
             refused: see the class.
             lost: see the class.
             patience_s: seconds without a byte, while answers are due, after which the connection is given up.
+            pushed: see the class.
         """
         connection = redis.connection_pool.make_connection()
         try:
@@ -104,7 +110,7 @@ class RedisProtocol(asyncio.Protocol):
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        return cls(connection, refused, lost, patience_s)
+        return cls(connection, refused, lost, patience_s, pushed)
 
     def send(self, packed: bytes, command: PendingCommand) -> None:
         """Send a command with the others of this turn; its callback gets the answer, unless the connection is lost."""
@@ -154,7 +160,11 @@ class RedisProtocol(asyncio.Protocol):
                 return
             if answer is _NOTHING:
                 return
-            if isinstance(answer, hiredis.PushNotification) or not pending:
+            if isinstance(answer, hiredis.PushNotification):
+                if self._pushed is not None:
+                    call_safely("redis.pushed", self._pushed, answer)
+                continue
+            if not pending:
                 continue
             command = pending.popleft()
             try:
