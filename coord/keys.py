@@ -126,9 +126,9 @@ counters                              hash    {state}:{priority} (gauge for an u
                                               reports_duplicate
                                               reports_stale messages_delivered messages_dead messages_replayed
                                               requests_timed_out buried unburied tokens_refused results_dropped
-                                              results_dropped_bytes; backlog_bytes; pools_rev; task_events (ever written
-                                              to log:tasks) forgotten_rev (the highest rev of the agents that were
-                                              removed) forgotten_at (ms of the last removal)
+                                              results_dropped_bytes dead_letters_dropped; backlog_bytes; pools_rev;
+                                              task_events (ever written to log:tasks) forgotten_rev (the highest rev
+                                              of the agents that were removed) forgotten_at (ms of the last removal)
                                               plans_refused (the agent was not as the plan saw it) plans_late (the task
                                               had left its queue). All scripts, also the registry's, update them
 histograms                            hash    {name}:{bucket} (observations; a bucket is its upper bound in ms, or inf)
@@ -149,12 +149,12 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               stop_task); id sender_id receiver_id priority timestamp expires_at, and
                                               correlation_id reply_to protocol reply_by (ms) failed late hops
                                               traceparent where it has them, of a message. Removed with its agent
-message:{id}                          hash    body digest (not of an answer of the coordinator) sender_id receiver_id
-                                              message_type protocol priority status sent_at expires_at reason
-                                              inbox_entry (of its only receiver), code (of a dead one); where it has
-                                              them correlation_id reply_to conversation (its id), parent (the message
-                                              before it in its chain of answers), hops (messages before it in that
-                                              chain) reply_by (ms) request (of a request: open answered timed_out
+message:{id}                          hash    body digest (of what was sent; ``coordinator``: its answer) sender_id
+                                              receiver_id message_type protocol priority status sent_at expires_at
+                                              reason inbox_entry (of its only receiver), code (of a dead one); where
+                                              it has them correlation_id reply_to conversation (its id), parent (the
+                                              message before it in its chain of answers), hops (messages before it in
+                                              that chain) reply_by (ms) request (of a request: open answered timed_out
                                               refused) requested_by (the client that gets the reply among its replies)
                                               failed late (1: of a reply) traceparent; of a broadcast entry (of its
                                               fact) recipients (their number) chunk (recipients in an item of the

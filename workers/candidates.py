@@ -92,7 +92,7 @@ class Candidates:
         self.meeting: set[str] = set()  #: agents that meet all requirements; only kept if it has a ``task_type``
         self.ejected: frozenset[str] = frozenset()  #: those of them that get none of its tasks
         self.users = 0  #: waiting pools that hold it
-        self.is_asleep = False  #: the planner skips it until ``View.woken`` returns it
+        self.is_asleep = False  #: the planner skips it (``SleepingGroups``)
         self.is_preferred = False  #: ``View.turned`` shows when it gets its first eligible agent or loses its last one
         self.taken = 0  #: tasks planned since the demand for capabilities was last determined
         self.idle = 0  #: how often it was determined since a task was planned

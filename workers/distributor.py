@@ -326,8 +326,8 @@ class Distributor(Service):
         for _ in range(RELIEF_ROUNDS):
             (relief,) = await scripts.run(scripts.relieve())
             before, self.memory = self.memory, relief.memory
-            if relief.records:
-                log.warning("memory.relieved", records=relief.records, bytes=relief.bytes)
+            if relief.records or relief.letters:
+                log.warning("memory.relieved", records=relief.records, dead_letters=relief.letters, bytes=relief.bytes)
             if before.is_too_full_to_place != self.memory.is_too_full_to_place:
                 event = "placement.stopped" if self.memory.is_too_full_to_place else "placement.resumed"
                 log.warning(event, used=self.memory.used, maximum=self.memory.maximum)

@@ -22,8 +22,9 @@ from workers.view import View
 
 log = logs.get_logger()
 
-#: Bytes of a segment after which the next one begins; more after a large snapshot.
-SEGMENT_BYTES = MIB
+#: A segment ends when it has this part of the log, so that a log that was trimmed begins with one soon. After a large
+#: snapshot it ends when it is so many times as large.
+SEGMENTS = 16
 SNAPSHOTS = 4
 #: A snapshot may have this part of the log; a larger fleet cannot be recorded.
 LARGEST = 8
@@ -61,7 +62,8 @@ class PlanLog:
         recorder = self.view.recorder
         if recorder is not None:
             recorder.cut()
-            if recorder.segment_bytes > max(SEGMENT_BYTES, SNAPSHOTS * recorder.snapshot_bytes):
+            usual = self.cell.settings.log_bytes // SEGMENTS
+            if recorder.segment_bytes > max(usual, SNAPSHOTS * recorder.snapshot_bytes):
                 self._begin()
 
     async def flush(self) -> None:

@@ -463,12 +463,12 @@ class Planner:
                 group = self.waiting[entry[1]].group
                 if self._first_of(group) is not None and not group.has_room:
                     self._put_to_sleep(group)
-        return [group for group in self.view.full_groups(STARVED_AT_ONCE) if self._first_of(group) is not None]
+        return [group for group in self.view.sleeping.some_full(STARVED_AT_ONCE) if self._first_of(group) is not None]
 
     def sample(self, most: int) -> list[str]:
         """Return at most ``most`` waiting pools that agents can serve, a random choice if there are more."""
         groups = {self.waiting[entry[1]].group for entry in islice(self._order, most) if self._has_turn(entry)}
-        groups.update(self.view.full_groups(most - len(groups)))
+        groups.update(self.view.sleeping.some_full(most - len(groups)))
         found: list[str] = []
         for group in groups:
             pools = list({pool for _, pool in group.line if pool in self.waiting})
@@ -522,12 +522,12 @@ class Planner:
             self.view.turned.clear()
             for pool in [pool for group in turned for pool in self._preferring.get(group, ())]:
                 self._change_group(pool, self.waiting[pool])
-        for group in self.view.woken():
+        for group in self.view.sleeping.woken(self.view.agents):
             self._queue(group)
 
     def _put_to_sleep(self, group: Candidates) -> None:
         group.turn = None
-        self.view.sleep(group)
+        self.view.sleeping.add(group)
 
     def _line_up(self, pool: str, waiting: Waiting) -> None:
         """Put the pool into its group's line, by its head, if it has tasks left."""
@@ -627,8 +627,10 @@ class Planner:
         return explained
 
     def _explain_fully(self, group: Candidates) -> bytes:
-        """Return the same with the scores of the best agents for the last choice, the chosen one first."""
-        return codec.encode(codec.decode_json(self._explain(group)) | {"candidates": self.view.candidates})
+        """Return the same with the view, the seed and the best agents of the last choice, the chosen one first."""
+        view = self.view
+        scores = {"view_version": view.version, "seed": view.seed, "candidates": view.candidates}
+        return codec.encode(codec.decode_json(self._explain(group)) | scores)
 
 
 def _count_by_agent(placements: list[Placement]) -> Counter[str]:

@@ -25,6 +25,16 @@ from coord.models.agents import FleetAgent
 from coord.models.explanations import Candidate
 from coord.placement import Learned, OrderedStrategy, Rules, Strategy, TaskContext
 from coord.placement.capabilities import CapabilityBased, Cost, cost_of, demand_terms
+from coord.placement.consistent_hash import (
+    NO_KEY,
+    OWNER_IS_FULL,
+    ConsistentHash,
+    Counted,
+    HashedAgents,
+    candidates_of,
+    most_tasks,
+)
+from coord.placement.hash_ring import HashRing
 from coord.placement.load import LeastConnections
 from coord.placement.resources import ResourceBased
 from workers.agent_state import AgentState
@@ -55,6 +65,8 @@ def kind_of(rules: Rules, strategies: Mapping[str, type[Strategy]]) -> Kind | No
     cls = strategies[rules.strategy]
     if cls is CapabilityBased:
         return LeastConnections, True
+    if cls is ConsistentHash and not rules.rare_skills_first:
+        return HashedAgents, False
     if cls not in SHARED or not issubclass(cls, OrderedStrategy):
         return None
     return cls, rules.rare_skills_first
@@ -85,6 +97,8 @@ class SharedOrder:
 
     def __init__(self, kind: Kind, random: Random, learned: Learned, changes: Changes) -> None:
         self._cls, self.has_profiles = kind
+        self.ring = HashRing()  #: of the agents, if keys have owners
+        self.counted: Counted = {}  #: those of them that have room, in the same case
         self.random = random
         self.learned = learned
         self.follower = Follower(changes)
@@ -111,7 +125,7 @@ class SharedOrder:
         if inside is None:
             return None
         bit, self._next_bit = self._next_bit, self._next_bit << 1
-        union = self._unions[bit] = Union(self)
+        union = self._unions[bit] = HashUnion(self, group) if self._cls is HashedAgents else Union(self)
         self._groups[bit] = group
         group.order, group.bit = self, bit
         self._divide(group, inside)
@@ -128,6 +142,8 @@ class SharedOrder:
             self._parts.clear()
             self._part_of.clear()
             self._unplaced.clear()
+            self.ring = HashRing()
+            self.counted.clear()
             self._next_bit, self._left, self._is_overfull = 1, 0, False
         elif self._left > MOST_LEFT:
             self._merge()
@@ -252,10 +268,15 @@ class SharedOrder:
         return part
 
     def _begin(self, groups: int, profile: frozenset[str]) -> Part:
-        part = Part(groups, profile, self._cost_of(profile), self._cls(self.random, self.learned))
+        part = Part(groups, profile, self._cost_of(profile), self._new_order())
         part.order.number_by(self._numbers)
         self._add(part)
         return part
+
+    def _new_order(self) -> OrderedStrategy:
+        if self._cls is HashedAgents:
+            return HashedAgents(self.random, self.learned, self.ring, self.counted)
+        return self._cls(self.random, self.learned)
 
     def _add(self, part: Part) -> None:
         self._parts[part.groups, part.profile] = part
@@ -286,6 +307,10 @@ class SharedOrder:
                 into.order.fill(merge(*(part.order.in_order() for part in parts)))
                 into.count = sum(part.count for part in parts)
                 merged |= dict.fromkeys(parts, into)
+            else:
+                for part in parts:
+                    for entry in list(part.order.in_order()):
+                        part.order.withdraw(entry[2])
         self._part_of = {agent_id: merged[part] for agent_id, part in self._part_of.items() if part in merged}
         self._left = 0
         if self._next_bit > 1 << (4 * MOST_GROUPS):
@@ -382,3 +407,56 @@ class Union(Strategy):
                 entry, part = min(firsts, key=lambda pair: pair[0])
                 return part, entry
         return None
+
+
+class HashUnion(Union):
+    """The strategy of a group that sends tasks with a key to its owner, as ``ConsistentHash`` does.
+
+    All groups of the order use one ring. An agent on it may own a key for a group only if it has room and is in one of
+    the group's parts.
+
+    Args:
+        order: the order.
+        group: the group.
+    """
+
+    name = "hash_union"
+
+    def __init__(self, order: SharedOrder, group: Candidates) -> None:
+        super().__init__(order)
+        self._group = group
+
+    def __contains__(self, agent_id: str, /) -> bool:
+        """Return True if an agent is in the group and has room."""
+        if agent_id not in self._order.counted:
+            return False
+        part = self._order.part_of(agent_id)
+        return part is not None and bool(part.groups & self._group.bit)
+
+    def choose(self, task: TaskContext) -> str | None:
+        """Return the owner of the task's key; the first agent of all parts if it has none or too many tasks."""
+        self.fallback = None
+        if task.affinity_key is None:
+            self.fallback = NO_KEY
+        elif (sums := self._sums())[1]:  # an agent has room
+            owner = self._order.ring.owner(task.affinity_key, self)
+            load, weight = self._order.counted[owner]
+            if owner not in task.avoid and load < most_tasks(weight, *sums):
+                return owner
+            self.fallback = OWNER_IS_FULL
+        return super().choose(task)
+
+    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
+        """Return the owner of the task's key, and the first agents of the parts."""
+        key = task.affinity_key
+        owner = self._order.ring.owner(key, self) if key is not None and self.has_room else None
+        return candidates_of(owner, super().candidates(task, most, row_of), row_of, self._sums())[:most]
+
+    def _sums(self) -> tuple[int, float]:
+        """Return the tasks and the weight of all agents with room."""
+        tasks, weight = 0, 0.0
+        for part in self.parts:
+            if isinstance(part.order, HashedAgents):
+                tasks += part.order.sums.tasks
+                weight += part.order.sums.weight
+        return tasks, weight

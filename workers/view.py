@@ -5,8 +5,8 @@ in a group if it meets the group's hard requirements. The group's strategy holds
 agent may be in many groups, so a group takes over changes when it is used, each agent once. Large groups with the same
 strategy share an order (``shared_order``), so that they take over a change together.
 
-Groups that no agent can serve cost only memory (``facet_index``). The planner puts a group without room to sleep;
-``woken`` returns it when one of its agents has room again.
+Groups that no agent can serve cost only memory (``facet_index``). The planner puts a group without room to sleep
+(``sleeping``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import heapq
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping
-from itertools import islice
 from random import Random
 
 from msgspec.structs import asdict
@@ -42,6 +41,7 @@ from coord.placement import (
     facets_of,
     facets_required,
     full_scores,
+    new_seed,
     preferred_pool,
     rules_with,
     unmet_requirement,
@@ -51,11 +51,10 @@ from workers.candidates import NO_AGENTS, Candidates, GroupKey
 from workers.changes import Changes, Follower
 from workers.facet_index import FacetIndex
 from workers.shared_order import LEAST_AGENTS, Kind, SharedOrder, kind_of
+from workers.sleeping import SleepingGroups
 
 #: Maximum number of groups kept that no waiting pool uses; the least recently used ones are dropped.
 GROUPS_KEPT = 10_000
-#: Members of full groups that are searched at once for agents with an old load.
-MEMBERS_SEARCHED = 50_000
 #: Maximum number of strategies remembered that are set and not installed.
 MISSING_KEPT = 1_000
 
@@ -88,6 +87,8 @@ class View:
         self.recorder: Recorder | None = None  #: of all strategies, while an operator has plans recorded
         self.full_scores = False  #: an operator asks for the scores of each choice
         self.candidates: list[Candidate] = []  #: of the last choice, if so; the chosen agent first
+        self.seed = 0  #: what the source of randomness was seeded with for that choice
+        self.version = 0  #: number of changes of the view before that choice
         self.must_regroup = False  #: waiting pools belong to other groups than before; the planner moves them
         self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
@@ -98,12 +99,10 @@ class View:
         self._preferred: dict[tuple[bytes, str], tuple[Requirements, bytes]] = {}
         self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the most recently used last
         self._facets = FacetIndex()
-        self._full: dict[Candidates, None] = {}  # sleeping groups that have agents
-        self._joined: dict[Candidates, None] = {}  # sleeping groups that an agent has joined since ``woken``
+        self.sleeping = SleepingGroups()
         #: Preferred groups that have got their first eligible agent or lost their last one, until the planner clears
         #: them.
         self.turned: dict[Candidates, None] = {}
-        self._opened: dict[str, None] = {}  # agents that have got room since then
         self._orders: dict[Kind, SharedOrder] = {}  # that several groups use
         self._moved = Changes()  # agents whose room or row has changed
         self._changed = Changes()  # those, and agents whose load has changed or that have reported
@@ -121,8 +120,7 @@ class View:
             group.forget()
         self.agents.clear()
         self._facets.forget_agents()
-        self._full.clear()
-        self._opened.clear()
+        self.sleeping.forget_agents()
         self._moved.clear()
         self._changed.clear()
         self.withheld.clear()
@@ -244,53 +242,10 @@ class View:
         group.users -= 1
         if group.users:
             return
-        self._wake(group)
+        self.sleeping.wake(group)
         group.line.clear()
         group.turn = None
         self._keep_unused(group)
-
-    def sleep(self, group: Candidates) -> None:
-        """Put a group without room to sleep, until one of its agents has room."""
-        group.is_asleep = True
-        if group.eligible:
-            self._full[group] = None
-
-    def woken(self) -> list[Candidates]:
-        """Wake the sleeping groups that may have room now, and return them."""
-        if not self._joined and not self._opened:
-            return []
-        found = [group for group in self._joined if group.is_asleep]
-        for group in found:
-            self._wake(group)
-        for agent_id in self._opened:
-            if not self._full:
-                break
-            state = self.agents.get(agent_id)
-            if state is None or not state.has_room:
-                continue
-            groups = state.groups if len(state.groups) < len(self._full) else list(self._full)
-            for group in groups:
-                if group.is_asleep and agent_id in group.eligible:
-                    self._wake(group)
-                    found.append(group)
-        self._joined.clear()
-        self._opened.clear()
-        return found
-
-    def full_groups(self, most: int) -> list[Candidates]:
-        """Return at most ``most`` of the sleeping groups that have agents; the next call returns others."""
-        found: list[Candidates] = []
-        members = 0
-        for group in islice(self._full, most):
-            if found and members + len(group.eligible) > MEMBERS_SEARCHED:
-                break
-            members += len(group.eligible)
-            found.append(group)
-        if len(found) < len(self._full):
-            for group in found:
-                del self._full[group]
-                self._full[group] = None
-        return found
 
     def take(self, group: Candidates, task: TaskContext = ANY_TASK) -> FleetAgent | None:
         """Plan one task for the group's best agent and return the agent; None if no agent that it may get has room."""
@@ -301,9 +256,7 @@ class View:
         if follower.version != follower.changes.version:
             self.bring_up_to_date(group)
             strategy, follower = group.created or group.strategy, group.follower
-        agent_id = strategy.choose(task)
-        if self.full_scores and agent_id is not None:
-            self.candidates = full_scores(strategy, task, agent_id, self._row_of)
+        agent_id = self._choose_with_scores(strategy, task) if self.full_scores else strategy.choose(task)
         if agent_id is None or (task.avoid and agent_id in task.avoid):
             return None
         state = self.agents[agent_id]
@@ -316,6 +269,19 @@ class View:
             strategy.withdraw(agent_id)
         follower.version = follower.changes.version
         return state.agent
+
+    def _choose_with_scores(self, strategy: Strategy, task: TaskContext) -> str | None:
+        """Choose an agent, and keep all that explains the choice."""
+        self.version = self._changed.version
+        if self.recorder is not None:
+            self.seed = self.recorder.seed()
+        else:
+            self.seed = new_seed(self.random)
+            self.random.seed(self.seed)
+        agent_id = strategy.choose(task)
+        if agent_id is not None:
+            self.candidates = full_scores(strategy, task, agent_id, self._row_of)
+        return agent_id
 
     def next_of(self, group: Candidates, task: TaskContext = ANY_TASK) -> FleetAgent | None:
         """Return the agent that the next task of the group would get, without planning it; call it after ``take``."""
@@ -659,19 +625,14 @@ class View:
         if group.is_preferred and not group.eligible:
             self.turned[group] = None
         group.join(agent_id)
-        if group.is_asleep:
-            self._joined[group] = None
+        self.sleeping.joined(group)
 
     def _leave(self, agent_id: str, group: Candidates) -> None:
         group.leave(agent_id)
         if not group.eligible:
-            self._full.pop(group, None)
+            self.sleeping.emptied(group)
             if group.is_preferred:
                 self.turned[group] = None
-
-    def _wake(self, group: Candidates) -> None:
-        group.is_asleep = False
-        self._full.pop(group, None)
 
     def _renew(self, state: AgentState) -> None:
         """Let all groups of an agent take over its row and its load."""
@@ -699,8 +660,7 @@ class View:
                 self.rooms -= 1
                 return
             self.rooms += 1
-            if self._full:
-                self._opened[agent_id] = None
+            self.sleeping.opened(agent_id)
 
     def _drop(self, group: Candidates) -> None:
         del self._unused[group]

@@ -42,9 +42,9 @@ from coord.connection import await_server, locate
 from coord.errors import ConfigError, FactInvalid, ServerUnavailable
 from coord.logs import get_logger
 from coord.models.agents import AgentStatus, AgentType, Location
-from coord.models.facts import AgentRegistered
-from coord.models.ids import SUBORDINATES, check_id, new_id
-from coord.models.messages import COORDINATOR, MessageType, MessageTypeName, Protocol, ProtocolName
+from coord.models.facts import AgentRegistered, check_agent_id
+from coord.models.ids import new_id
+from coord.models.messages import MessageType, MessageTypeName, Protocol, ProtocolName
 from coord.models.tasks import Priority
 from coord.program_settings import load_in_program
 
@@ -140,13 +140,7 @@ class Agent:
         settings: Settings | None = None,
     ) -> None:
         check_connection_options(url, settings)
-        self.agent_id = check_id(agent_id, "agent_id")
-        if agent_id == COORDINATOR:
-            raise FactInvalid(f"agent_id must not be {COORDINATOR!r}: messages to it are for the coordinator itself")
-        if agent_id == SUBORDINATES:
-            raise FactInvalid(
-                f"agent_id must not be {SUBORDINATES!r}: the word stands for all subordinates of a sender"
-            )
+        self.agent_id = check_agent_id(agent_id)
         self.settings = settings if settings is not None else load_in_program()
         self._token = AgentToken.of(self.settings, token)
         self.drain_timeout = None if drain_timeout is None else as_seconds(drain_timeout, "drain_timeout")

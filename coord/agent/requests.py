@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from coord.agent.outgoing import Outgoing
 from coord.client.answers import Answer, Answers, Appended
@@ -18,7 +18,7 @@ from coord.client.submission import message_append
 from coord.codec import BAD_JSON, decode_message
 from coord.errors import ConfigError, CoordError, ResultTimeout, ServerUnavailable
 from coord.logs import get_logger
-from coord.models.messages import AgentMessage
+from coord.models.messages import COORDINATOR, AgentMessage
 from coord.models.tasks import Lane
 from coord.pipeline import pack
 from coord.reconnect import ReconnectingConnection
@@ -34,6 +34,13 @@ MAX_ID = 128
 MAX_MESSAGE = 4_096
 
 Fields = Mapping[bytes, bytes]
+
+
+class _Waiting(NamedTuple):
+    """A request that waits."""
+
+    reply: asyncio.Future[AgentMessage]
+    senders: tuple[bytes, bytes]  #: who can end it: its receiver, and the coordinator
 
 
 class Requests:
@@ -53,7 +60,7 @@ class Requests:
         self._max_bytes = max_bytes
         self._lanes = [outgoing.keys.inbox(agent_id, lane) for lane in Lane]
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[bytes, asyncio.Future[AgentMessage]] = {}  # by id of the request
+        self._waiting: dict[bytes, _Waiting] = {}  # by id of the request
         self._taken: set[tuple[int, bytes]] = set()  # entries of replies that are being deleted
         self._end: CoordError | None = None
 
@@ -69,7 +76,7 @@ class Requests:
             raise self._end
         message_id = append.fact.message_id.encode()  # type: ignore[attr-defined]
         reply: asyncio.Future[AgentMessage] = self._loop.create_future()
-        self._waiting[message_id] = reply
+        self._waiting[message_id] = _Waiting(reply, (receiver_id.encode(), COORDINATOR.encode()))
         appended = _AppendedRequest(self._outgoing.answers, append.stream, reply)
         try:
             self._outgoing.start_append(append, _AppendedRequest.learn_entry, appended)
@@ -85,11 +92,11 @@ class Requests:
         """Pass a message on to the coroutine that waits for it; return False if none does."""
         if self.is_deleting(lane, entry):
             return True
-        reply = self._waiting.get(fields.get(b"reply_to", b""))
-        if reply is None or reply.done():
+        waiting = self._waiting.get(fields.get(b"reply_to", b""))
+        if waiting is None or waiting.reply.done() or fields.get(b"sender_id") not in waiting.senders:
             return False
         try:
-            reply.set_result(decode_message(fields))
+            waiting.reply.set_result(decode_message(fields))
         except (KeyError, ValueError, *BAD_JSON) as error:
             log.error(  # noqa: TRY400 -- the message is enough
                 "message.unreadable", agent_id=self._agent_id, entry=entry.decode(), error=repr(error)
@@ -148,10 +155,10 @@ class Requests:
                 f"agent '{self._agent_id}' was stopped while it waited for a reply; it finds the reply in its inbox"
             )
         )
-        for reply in list(self._waiting.values()):
-            if not reply.done():
-                reply.set_exception(self._end)
-                reply.exception()  # marks it as retrieved, so asyncio logs no warning
+        for waiting in list(self._waiting.values()):
+            if not waiting.reply.done():
+                waiting.reply.set_exception(self._end)
+                waiting.reply.exception()  # marks it as retrieved, so asyncio logs no warning
 
     def _reply_append(self, request: AgentMessage, payload: Any, *, failed: bool) -> Append:
         fields = {

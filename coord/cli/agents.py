@@ -26,9 +26,10 @@ from coord.cli.output import (
 from coord.cli.parse import pairs
 from coord.cli.session import ask
 from coord.cli.tokens import enrol, revoke, rotate, tokens
-from coord.errors import AgentNotFound, CoordError
+from coord.errors import AgentNotFound, CoordError, FactInvalid
 from coord.models.agents import AgentRecord, AgentStatus, AgentType, Ejected, why_deaf
 from coord.models.links import Links
+from coord.models.messages import COORDINATOR
 from coord.suggestions import closest
 
 if TYPE_CHECKING:
@@ -247,7 +248,12 @@ async def check_receiver(client: Client, agent_id: str) -> None:
 
     Raises:
         AgentNotFound: none has; suggests the nearest.
+        FactInvalid: it is the coordinator.
     """
+    if agent_id == COORDINATOR:
+        raise FactInvalid(
+            f"{COORDINATOR!r} is no agent: it answers only requests of type discovery; `coord agents list` finds agents"
+        )
     if not await _is_known(client, agent_id):
         raise AgentNotFound(f"Agent '{agent_id}' not found{await _suggestion(client, agent_id)}")
 

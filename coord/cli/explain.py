@@ -74,6 +74,7 @@ def _write(found: Explanation, now: int) -> None:
 
 
 def _placed_fields(placed: PlacedExplanation) -> dict[str, object]:
+    decision = placed.decision if isinstance(placed.decision, dict) else {}
     return {
         "agent": placed.agent_id,
         "assigned": moment(placed.assigned_at),
@@ -81,6 +82,8 @@ def _placed_fields(placed: PlacedExplanation) -> dict[str, object]:
         "agent's term": placed.term,
         "strategy": placed.strategy,
         "eligible agents": placed.eligible,
+        "view version": decision.get("view_version"),
+        "seed": decision.get("seed"),
     }
 
 

@@ -204,6 +204,8 @@ def memory_lines(use: MemoryUse) -> list[str]:
         tasks = "1 ended task" if use.results_dropped == 1 else f"{use.results_dropped:,} ended tasks"
         dropped = size(use.results_dropped_bytes)
         lines.append(f"result and payload of {tasks} were dropped to free memory: {dropped} so far")
+    if use.dead_letters_dropped:
+        lines.append(f"dead letters of messages removed to free memory: {use.dead_letters_dropped:,} so far")
     if use.note:
         lines.append(f"memory: {use.note}")
     return lines

@@ -47,6 +47,7 @@ from coord.models.facts import (
     SettingSet,
     StrategySet,
     TaskReplayed,
+    check_agent_id,
 )
 from coord.models.ids import check_id
 from coord.models.strategies import MODIFIERS, Modifier, StrategyName
@@ -298,7 +299,7 @@ class Admin:
             ConfigError: the token does not fit.
         """
         token = new_token() if token is None else check_token(token, "token")
-        await self._control("registry", AgentEnrolled(check_id(agent_id, "agent_id"), digest_of_token(token)), timeout)
+        await self._control("registry", AgentEnrolled(check_agent_id(agent_id), digest_of_token(token)), timeout)
         return token
 
     async def rotate(

@@ -12,6 +12,8 @@ RELIEVE_ABOVE = 0.75
 RELIEVE_DOWN_TO = 0.70
 #: Above this share submissions are refused, because the waiting tasks need room for their results.
 REFUSE_ABOVE = 0.85
+#: The same share: above it dead letters of messages are removed, oldest first, until the next share is in use.
+LETTERS_DOWN_TO = 0.80
 #: Above this share no task is placed: the rest is for the results of tasks that agents hold.
 PLACE_UP_TO = 0.92
 
@@ -55,6 +57,7 @@ class MemoryUse(Struct, frozen=True, kw_only=True):
     parts: list[MemoryPart] = []  #: largest first; empty if keys cannot be measured
     results_dropped: int = 0  #: ended tasks whose result and payload were dropped, since the cell was created
     results_dropped_bytes: int = 0
+    dead_letters_dropped: int = 0  #: dead letters of messages that were removed to free memory
     note: str = ""  #: what could not be measured, and why
 
     @property

@@ -16,8 +16,9 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import astuple
 
+from coord.errors import IdInvalid
 from coord.models.agents import AgentStatus, AgentType, InboxDelivery, Location
-from coord.models.ids import SUBORDINATES, EntryId, Id, not_reserved
+from coord.models.ids import SUBORDINATES, EntryId, Id, check_id, not_reserved
 from coord.models.messages import COORDINATOR, MessageType, Protocol, RecipientFilter
 from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
 from coord.models.tracing import TraceParent
@@ -57,11 +58,7 @@ class AgentRegistered(Struct, frozen=True, omit_defaults=True):
     delivery: InboxDelivery | None = None  #: over HTTP; None: the agent reads its inbox from Redis
 
     def __post_init__(self) -> None:
-        not_reserved(self.agent_id, "agent_id")
-        if self.agent_id == COORDINATOR:
-            raise ValueError(f"agent_id must not be {COORDINATOR!r}: messages to it are for the coordinator itself")
-        if self.agent_id == SUBORDINATES:
-            raise ValueError(f"agent_id must not be {SUBORDINATES!r}: the word stands for all subordinates of a sender")
+        check_agent_id(self.agent_id)
 
 
 class AgentStatusChanged(Struct, frozen=True, omit_defaults=True):
@@ -208,8 +205,21 @@ class MessageSent(Struct, frozen=True, omit_defaults=True):
                 f"message_type {self.message_type.value!r} has the protocol {named.value!r}, not {self.protocol!r}; "
                 "leave protocol out"
             )
+        _check_sender(self.sender_id)
         if self.receiver_id == SUBORDINATES and self.rule is not Protocol.HIERARCHICAL:
             raise ValueError(f"receiver_id {SUBORDINATES!r} needs the protocol 'hierarchical', not {self.rule.value!r}")
+        if self.reply_by is not None and self.receiver_id == SUBORDINATES:
+            raise ValueError("reply_by: a request goes to one agent; send one to each subordinate")
+        if self.is_answered and len(self.message_id) > REQUEST_ID:
+            raise ValueError(
+                f"message_id of a request has at most {REQUEST_ID} characters, not {len(self.message_id)}, because the "
+                "ids of its answers begin with it"
+            )
+
+    @property
+    def is_answered(self) -> bool:
+        """True if the coordinator answers it, or the reply ends a wait."""
+        return self.reply_by is not None or self.receiver_id == COORDINATOR
 
     @property
     def rule(self) -> Protocol:
@@ -222,6 +232,8 @@ class MessageSent(Struct, frozen=True, omit_defaults=True):
         return self.message_type if self.message_type is not MessageType.DIRECT else MessageType(self.rule)
 
 
+#: Maximum length of the id of a request: its answers have its id and a suffix, such as ``.timeout``.
+REQUEST_ID = 120
 #: Message types that name a protocol.
 PROTOCOL_OF = {MessageType.PEER_TO_PEER: Protocol.PEER_TO_PEER, MessageType.HIERARCHICAL: Protocol.HIERARCHICAL}
 
@@ -309,6 +321,7 @@ class MessageBroadcast(Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         not_reserved(self.message_id, "message_id")
+        _check_sender(self.sender_id)
         if self.message_type not in _BROADCAST_TYPES:
             valid = ", ".join(_BROADCAST_TYPES)
             raise ValueError(f"message_type {self.message_type.value!r} cannot be broadcast, only {valid}")
@@ -399,7 +412,7 @@ class AgentEnrolled(Struct, frozen=True, omit_defaults=True):
     token_sha256: TokenDigest
 
     def __post_init__(self) -> None:
-        not_reserved(self.agent_id, "agent_id")
+        check_agent_id(self.agent_id)
 
 
 class AgentTokenRotated(Struct, frozen=True, omit_defaults=True):
@@ -457,6 +470,25 @@ CONTROL_FACTS: dict[str, tuple[type[Struct], ...]] = {
     "distributor": (StrategySet, SettingSet, TaskReplayed, DeadPurged, EntryReplayed),
     "router": (MessageReplayed, DeadPurged, EntryReplayed, LinkMade, LinkRemoved, MasterSet, MasterCleared),
 }
+
+
+def check_agent_id(agent_id: str) -> str:
+    """Return the id of an agent that may register.
+
+    Raises:
+        IdInvalid: it does not fit, or is a reserved word, or stands for something else than an agent.
+    """
+    check_id(agent_id, "agent_id")
+    if agent_id == COORDINATOR:
+        raise IdInvalid(f"agent_id must not be {COORDINATOR!r}: messages to it are for the coordinator itself")
+    if agent_id == SUBORDINATES:
+        raise IdInvalid(f"agent_id must not be {SUBORDINATES!r}: the word stands for all subordinates of a sender")
+    return agent_id
+
+
+def _check_sender(sender_id: str) -> None:
+    if sender_id == COORDINATOR:
+        raise ValueError(f"sender_id must not be {COORDINATOR!r}: only the coordinator itself sends in this name")
 
 
 def _check_pair(agent_id: str, other_id: str, name: str) -> None:

@@ -10,7 +10,7 @@ from coord.placement.ejection import Ejection, Ejections
 from coord.placement.guard import GuardedStrategy
 from coord.placement.learning import Learned
 from coord.placement.reasons import WaitingReason, unmet_requirement
-from coord.placement.recorder import RecordedEntry, Recorder
+from coord.placement.recorder import RecordedEntry, Recorder, new_seed
 from coord.placement.requirements import capability_facet, facets_of, facets_required, preferred_pool
 from coord.placement.rules import AVOIDED_S, NO_RULES, OwnRules, Rules, create_strategy, rules_with
 from coord.placement.strategies import STRATEGIES
@@ -39,6 +39,7 @@ __all__ = [
     "facets_of",
     "facets_required",
     "full_scores",
+    "new_seed",
     "preferred_pool",
     "rules_with",
     "unmet_requirement",

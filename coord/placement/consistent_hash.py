@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Callable
-from functools import lru_cache
-from hashlib import blake2b
+from collections.abc import Callable, Iterable
 from math import ceil
 from random import Random
 
 from coord.models.agents import FleetAgent
 from coord.models.explanations import Candidate
+from coord.placement.hash_ring import HashRing
 from coord.placement.learning import Learned
 from coord.placement.load import LeastConnections
-from coord.placement.strategy import LEAST_WEIGHT, Strategy, TaskContext, load_terms, relative_load
+from coord.placement.strategy import LEAST_WEIGHT, Entry, Strategy, TaskContext, load_terms, relative_load
 
 #: An agent may have this many times its share of all tasks.
 BOUND = 1.25
-#: Points on the ring at which a key looks for the nearest agent; the more, the more even are the shares.
-PROBES = 21
-#: Maximum number of points of one agent; it has as many as its weight, rounded.
-MOST_POINTS = 16
 
-#: Points of withdrawn agents that are kept: this share of all points, and some more. Heavy agents have most points, and
-#: are often full.
-UNUSED, UNUSED_KEPT = 0.8, 8
-#: Keys whose probes and nearest agents are remembered.
-KEYS_KEPT = 4_096
+#: Why the load decided.
+NO_KEY = "the task has no affinity key"
+OWNER_IS_FULL = "the owner of the key has too many tasks"
 
-_RING = 1 << 64
-_DIGEST_POINTS = 8  # of 8 bytes each in one digest of 64 bytes
+#: Agent -> its tasks in flight and its weight, as they were last counted.
+Counted = dict[str, tuple[int, float]]
 
 
 class ConsistentHash(Strategy):
@@ -40,8 +32,7 @@ class ConsistentHash(Strategy):
     agent, and ``fallback`` says so.
 
     Sources: V. Mirrokni, M. Thorup and M. Zadimoghaddam, Consistent Hashing with Bounded Loads, SODA 2018; for the
-    lookup, B. Appleton and M. O'Reilly, Multi-Probe Consistent Hashing, 2015: one point on the ring for each agent and
-    21 probes for each key, so agents can come and go cheaply.
+    lookup see ``HashRing``.
     """
 
     name = "consistent_hash"
@@ -50,100 +41,45 @@ class ConsistentHash(Strategy):
         super().__init__(random, learned)
         self._least_loaded = LeastConnections(random, self.learned)
         self._changed: dict[str, FleetAgent | None] = {}  # what ``_least_loaded`` takes over when it is used
-        # The points of all agents, in order; also of some that are withdrawn: most of them return soon.
-        self._ring: list[int] = []
-        self._owner: dict[int, str] = {}  # point -> agent
-        self._points: dict[str, list[int]] = {}
-        self._unused = 0  # points of withdrawn agents
-        self._near: dict[str, list[str]] = {}  # key -> the agents nearest to it, also withdrawn ones, in order
-        self._loads: dict[str, int] = {}  # agent -> tasks in flight
-        self._weights: dict[str, float] = {}
-        self._tasks = 0
-        self._weight = 0.0
+        self._ring = HashRing()
+        self._counted: Counted = {}
+        self._sums = Sums()
 
     def offer(self, agent: FleetAgent) -> None:
-        agent_id, load = agent.agent_id, agent.load
-        before, weight = self._loads.get(agent_id), agent.weight or LEAST_WEIGHT
-        if before is None or self._weights[agent_id] != weight:
-            self.withdraw(agent_id)
-            self._use_points(agent_id, max(1, min(MOST_POINTS, round(weight))))
-            self._weights[agent_id] = weight
-            self._weight += weight
-            before = 0
-        self._loads[agent_id] = load
-        self._tasks += load - before
-        self._changed[agent_id] = agent
+        count(agent, self._ring, self._counted, self._sums)
+        self._changed[agent.agent_id] = agent
 
     def withdraw(self, agent_id: str) -> None:
-        before = self._loads.pop(agent_id, None)
-        if before is None:
-            return
-        self._changed[agent_id] = None
-        self._tasks -= before
-        self._weight -= self._weights.pop(agent_id)
-        self._unused += len(self._points[agent_id])
-        if self._unused > UNUSED * len(self._ring) + UNUSED_KEPT:
-            self._drop_unused()
-        if not self._loads:
-            self._weight = 0.0  # without what rounding left
+        if agent_id in self._counted:
+            discount(agent_id, self._ring, self._counted, self._sums)
+            self._changed[agent_id] = None
+        if not self._counted:
+            self._sums = Sums()  # without what rounding left
 
     @property
     def has_room(self) -> bool:
-        return bool(self._loads)
+        return bool(self._counted)
 
     def choose(self, task: TaskContext) -> str | None:
         self.fallback = None
         if task.affinity_key is None:
-            self.fallback = "the task has no affinity key"
-        elif self._loads:
+            self.fallback = NO_KEY
+        elif self._counted:
             owner = self.owner(task.affinity_key)
-            if owner not in task.avoid and self._loads[owner] < self._limit(owner):
+            load, weight = self._counted[owner]
+            if owner not in task.avoid and load < most_tasks(weight, self._sums.tasks, self._sums.weight):
                 return owner
-            self.fallback = "the owner of the key has too many tasks"
+            self.fallback = OWNER_IS_FULL
         return self._by_load().choose(task)
 
     def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
-        key = task.affinity_key
-        owner = self.owner(key) if key is not None and self._loads else None
-        others = [one.agent_id for one in self._by_load().candidates(task, most, row_of) if one.agent_id != owner]
-        found: list[Candidate] = []
-        for agent_id in ([] if owner is None else [owner]) + others:
-            row = row_of(agent_id)
-            terms = {"owns_key": agent_id == owner, "most_tasks": self._limit(agent_id), **load_terms(row)}
-            found.append(Candidate(agent_id, relative_load(row), terms))
-        return found[:most]
-
-    def _limit(self, agent_id: str) -> int:
-        """Return the number of tasks from which on an agent gets none for its keys."""
-        return ceil(BOUND * (self._tasks + 1) * self._weights[agent_id] / self._weight)
+        owner = self.owner(task.affinity_key) if task.affinity_key is not None and self._counted else None
+        others = self._by_load().candidates(task, most, row_of)
+        return candidates_of(owner, others, row_of, (self._sums.tasks, self._sums.weight))[:most]
 
     def owner(self, key: str) -> str:
-        """Return the agent that owns a key: the one whose point follows most closely on one of the key's probes."""
-        loads = self._loads
-        for agent_id in self._near.get(key, ()):
-            if agent_id in loads:
-                return agent_id
-        near = self._find_near(key)
-        if len(self._near) >= KEYS_KEPT:
-            del self._near[next(iter(self._near))]
-        self._near[key] = near
-        return next(agent_id for agent_id in near if agent_id in loads)
-
-    def _find_near(self, key: str) -> list[str]:
-        """Return the agents up to the owner of a key, the nearest first: those before the owner have no room now."""
-        ring, owners, loads, nearest = self._ring, self._owner, self._loads, _RING
-        count = len(ring)
-        passed: list[tuple[int, str]] = []
-        for probe in _probes_of(key):
-            at = bisect_left(ring, probe) % count
-            while (distance := (ring[at] - probe) % _RING) < nearest:
-                agent_id = owners[ring[at]]
-                passed.append((distance, agent_id))
-                if agent_id in loads:
-                    nearest = distance
-                at = (at + 1) % count
-        passed.sort()
-        return list(dict.fromkeys(agent_id for distance, agent_id in passed if distance <= nearest))
+        """Return the agent that owns a key."""
+        return self._ring.owner(key, self._counted)
 
     def _by_load(self) -> LeastConnections:
         """Return the agents ordered by their load."""
@@ -155,49 +91,103 @@ class ConsistentHash(Strategy):
         self._changed.clear()
         return self._least_loaded
 
-    def _use_points(self, agent_id: str, count: int) -> None:
-        """Give an agent its points; one that has returned has them already, unless its weight has changed."""
-        points = self._points.pop(agent_id, [])
-        self._unused -= len(points)
-        if len(points) == count:
-            self._points[agent_id] = points
-            return
-        self._near.clear()
-        for point in points:
-            del self._owner[point]
-            del self._ring[bisect_left(self._ring, point)]
-        self._add(agent_id, count)
 
-    def _drop_unused(self) -> None:
-        for agent_id in [agent_id for agent_id in self._points if agent_id not in self._loads]:
-            for point in self._points.pop(agent_id):
-                del self._owner[point]
-        self._ring = sorted(self._owner)
-        self._near.clear()
-        self._unused = 0
+class HashedAgents(LeastConnections):
+    """Some of the agents on a ring, ordered by their load, with the sums of their tasks and weights.
 
-    def _add(self, agent_id: str, count: int) -> None:
-        points: list[int] = []
-        for point in _hash_points(f"agent {agent_id}", count):
-            free = point
-            while free in self._owner:
-                free = (free + 1) % _RING
-            self._owner[free] = agent_id
-            insort(self._ring, free)
-            points.append(free)
-        self._points[agent_id] = points
+    It is no strategy of its own: a group that consists of several such parts chooses the owner itself.
+
+    Args:
+        random: the source of randomness.
+        learned: what is known of the agents.
+        ring: of all parts.
+        counted: of all parts.
+    """
+
+    def __init__(self, random: Random, learned: Learned, ring: HashRing, counted: Counted) -> None:
+        super().__init__(random, learned)
+        self._ring = ring
+        self._counted = counted
+        self.sums = Sums()
+
+    def offer(self, agent: FleetAgent) -> None:
+        count(agent, self._ring, self._counted, self.sums)
+        super().offer(agent)
+
+    def withdraw(self, agent_id: str) -> None:
+        if agent_id in self._entries:
+            discount(agent_id, self._ring, self._counted, self.sums)
+            super().withdraw(agent_id)
+        if not self._entries:
+            self.sums = Sums()  # without what rounding left
+
+    def fill(self, entries: Iterable[Entry]) -> None:
+        super().fill(entries)
+        counted = [self._counted[agent_id] for agent_id in self._entries]
+        self.sums.tasks = sum(tasks for tasks, _ in counted)
+        self.sums.weight = sum(weight for _, weight in counted)
 
 
-@lru_cache(maxsize=KEYS_KEPT)
-def _probes_of(key: str) -> tuple[int, ...]:
-    return tuple(_hash_points(key, PROBES))
+class Sums:
+    """The tasks in flight and the weights of some agents, added up."""
+
+    __slots__ = ("tasks", "weight")
+
+    def __init__(self) -> None:
+        self.tasks = 0
+        self.weight = 0.0
 
 
-def _hash_points(text: str, count: int) -> list[int]:
-    """Return ``count`` points on the ring that depend on the text alone."""
-    data = text.encode("utf-8", "surrogatepass")
-    points: list[int] = []
-    for number in range(-(-count // _DIGEST_POINTS)):
-        digest = blake2b(data, salt=number.to_bytes(16, "big")).digest()
-        points += [int.from_bytes(digest[at : at + 8], "big") for at in range(0, 64, 8)]
-    return points[:count]
+def count(agent: FleetAgent, ring: HashRing, counted: Counted, sums: Sums) -> None:
+    """Add an agent with room to the ring and the sums, or update it."""
+    agent_id, load, weight = agent.agent_id, agent.load, agent.weight or LEAST_WEIGHT
+    before = counted.get(agent_id)
+    counted[agent_id] = (load, weight)
+    if before is None:
+        ring.add(agent_id, weight)
+        sums.tasks += load
+        sums.weight += weight
+        return
+    sums.tasks += load - before[0]
+    if weight != before[1]:
+        ring.add(agent_id, weight)
+        sums.weight += weight - before[1]
+
+
+def discount(agent_id: str, ring: HashRing, counted: Counted, sums: Sums) -> None:
+    """Remove an agent that was counted."""
+    load, weight = counted.pop(agent_id)
+    ring.withdraw(agent_id)
+    sums.tasks -= load
+    sums.weight -= weight
+
+
+def most_tasks(weight: float, all_tasks: int, all_weight: float) -> int:
+    """Return the number of tasks from which on an agent gets none for its keys.
+
+    Args:
+        weight: of the agent.
+        all_tasks: of all agents.
+        all_weight: of all agents.
+    """
+    return ceil(BOUND * (all_tasks + 1) * weight / all_weight)
+
+
+def candidates_of(
+    owner: str | None, others: list[Candidate], row_of: Callable[[str], FleetAgent], sums: tuple[int, float]
+) -> list[Candidate]:
+    """Return the owner of a key and the least loaded agents.
+
+    Args:
+        owner: None if there is none.
+        others: the least loaded agents; the owner may be one of them.
+        row_of: agent id -> its row.
+        sums: the tasks and the weight of all agents.
+    """
+    found: list[Candidate] = []
+    for agent_id in ([] if owner is None else [owner]) + [one.agent_id for one in others if one.agent_id != owner]:
+        row = row_of(agent_id)
+        limit = most_tasks(row.weight or LEAST_WEIGHT, *sums)
+        terms = {"owns_key": agent_id == owner, "most_tasks": limit, **load_terms(row)}
+        found.append(Candidate(agent_id, relative_load(row), terms))
+    return found

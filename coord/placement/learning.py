@@ -17,6 +17,7 @@ Nothing here reads a clock. The caller passes the time, in seconds of any clock 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from math import exp, inf, isinf, log
@@ -319,6 +320,22 @@ class TypeEstimates:
         cell.shrunk_s = exp(self.mean + (own - self.mean) * share * kept)
 
 
+class LoadTerms(dict[float, float]):
+    """By which factor a task takes longer beside other tasks: their number -> (1 + number)^exponent.
+
+    Terms are computed when they are first looked up. Clear it when the exponent changes.
+    """
+
+    exponent = FIRST_EXPONENT  #: of the fleet
+
+    def __missing__(self, load: float) -> float:
+        if len(self) >= TERMS_KEPT:
+            self.clear()
+        term: float = (1 + max(0.0, load)) ** self.exponent
+        self[load] = term
+        return term
+
+
 class Learned:
     """What a distributor has learned; shared by all its strategies.
 
@@ -330,15 +347,26 @@ class Learned:
         self.now = 0.0
         self.was_read = False  #: set when a strategy reads the estimates of a task type; the reader of this resets it
         self.demand = Demand()
-        self.exponent = FIRST_EXPONENT
         self._most_cells = most_cells
         self._types: dict[Kind, TypeEstimates] = {}
         self._sizes: dict[str, dict[float, TypeEstimates]] = {}  # those of single sizes: type -> size -> estimates
-        self._order: dict[tuple[str, Kind], None] = {}  # cells, the one with the latest sample last
+        # The cells, the one with the latest sample last. The first of a ``dict`` is slow to find after many others were
+        # removed from its beginning.
+        self._order: OrderedDict[tuple[str, Kind], None] = OrderedDict()
         self._changes: dict[tuple[str, Kind], Sums] = {}
         self._slope = self._evidence = 0.0
-        self._terms: dict[float, float] = {}
+        self.load_terms = LoadTerms()
         self.observer: Observer | None = None
+
+    @property
+    def exponent(self) -> float:
+        """The load exponent of the fleet."""
+        return self.load_terms.exponent
+
+    @exponent.setter
+    def exponent(self, exponent: float) -> None:
+        self.load_terms.exponent = exponent
+        self.load_terms.clear()
 
     @property
     def state(self) -> LearnedState:
@@ -449,12 +477,7 @@ class Learned:
 
     def load_term(self, load: float) -> float:
         """Return by which factor a task takes longer beside ``load`` other tasks: (1 + load)^e."""
-        term = self._terms.get(load)
-        if term is None:
-            if len(self._terms) >= TERMS_KEPT:
-                self._terms.clear()
-            term = self._terms[load] = (1 + max(0.0, load)) ** self.exponent
-        return term
+        return self.load_terms[load]
 
     def __len__(self) -> int:
         """Return the number of cells."""
@@ -472,7 +495,6 @@ class Learned:
         self._evidence = self._evidence * fade + max(0.0, new.xx - 2 * x * new.x + x * x * new.weight)
         slope = self._slope + FIRST_EVIDENCE * FIRST_EXPONENT
         self.exponent = min(1.0, max(0.0, slope / (self._evidence + FIRST_EVIDENCE)))
-        self._terms.clear()
 
     def _observed(self, changes: Iterable[Change], now: float) -> Iterable[Change]:
         if self.observer is None:
@@ -496,8 +518,8 @@ class Learned:
                 self._learn_exponent(cell.sums, sums)
             cell.sums.add(sums)
             cell.tick = cell.plain_tick = -1
-            self._order.pop(key, None)
             self._order[key] = None
+            self._order.move_to_end(key)
             if len(self._order) > self._most_cells:
                 self._drop_oldest()
             if is_own:
@@ -520,8 +542,7 @@ class Learned:
         return estimates
 
     def _drop_oldest(self) -> None:
-        agent_id, kind = next(iter(self._order))
-        del self._order[agent_id, kind]
+        (agent_id, kind), _ = self._order.popitem(last=False)
         self._changes.pop((agent_id, kind), None)
         cells = self._types[kind].cells
         del cells[agent_id]

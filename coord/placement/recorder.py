@@ -48,6 +48,11 @@ _FIELDS = tuple(name for name in FleetAgent.__struct_fields__ if name not in NOT
 _DEFAULT = FleetAgent(agent_id="", agent_type="")
 
 
+def new_seed(random: Random) -> int:
+    """Return a seed that fits into a JSON number."""
+    return random.getrandbits(53)
+
+
 class RecordedEntry(Struct, frozen=True):
     """Some steps of a segment."""
 
@@ -93,7 +98,7 @@ class Recorder:
         self._tasks.clear()
         self._learned.observer, self._learned.demand.observer = self, self.demanded
         self._steps = [Begun(health_threshold, rules, dict(type_rules), full_scores, self._learned.state)]
-        self._seed()
+        self.seed()
         self._make_entry()
         self.snapshot_bytes = self.segment_bytes
 
@@ -156,10 +161,18 @@ class Recorder:
         """Record that an agent was withdrawn from the strategy of a group."""
         self._steps.append(Withdrawn(group, self._agents[agent_id]))
 
+    def seed(self) -> int:
+        """Seed the source of randomness; return the seed."""
+        seed = new_seed(self._seeds)
+        self.random.seed(seed)
+        self._steps.append(Seeded(seed))
+        self._is_seeded = True
+        return seed
+
     def choosing(self) -> None:
         """Seed the source of randomness before the first choice of an entry."""
         if not self._is_seeded:
-            self._seed()
+            self.seed()
 
     def chosen(self, group: int, task: TaskContext, agent_id: str | None) -> None:
         """Record a choice."""
@@ -195,12 +208,6 @@ class Recorder:
             return
         self._idle_from = len(self._steps) if is_idle else None
         self._steps.append(step)
-
-    def _seed(self) -> None:
-        seed = self._seeds.getrandbits(53)
-        self.random.seed(seed)
-        self._steps.append(Seeded(seed))
-        self._is_seeded = True
 
     def _make_entry(self) -> None:
         data = encode_steps(self._steps)

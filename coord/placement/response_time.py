@@ -42,9 +42,9 @@ class LearnedStrategy(SampledStrategy):
 
     def scores(self, agents: Sequence[FleetAgent], task: TaskContext) -> list[float]:
         estimates = self.learned.of_type(task.task_type)
-        load_term = self.learned.load_term
+        load_terms = self.learned.load_terms
         if estimates is None:
-            return [load_term(agent.load + agent.outside_load) for agent in agents]
+            return [load_terms[agent.load + agent.outside_load] for agent in agents]
         if task.expected_ms is not None:
             sized = self.learned.of_type(task.task_type, task.expected_ms)
             if sized is not None:
@@ -59,7 +59,7 @@ class LearnedStrategy(SampledStrategy):
                 if cell.tick != tick:
                     estimates.estimate(cell)
                 base = service_s(cell, estimates)
-            found.append(base * load_term(agent.load + agent.outside_load))
+            found.append(base * load_terms[agent.load + agent.outside_load])
         return found
 
     def _scores_of_size(self, agents: Sequence[FleetAgent], task: TaskContext, sized: TypeEstimates) -> list[float]:
@@ -72,7 +72,7 @@ class LearnedStrategy(SampledStrategy):
             task: the task.
             sized: what is known of its type and size.
         """
-        load_term, service_s = self.learned.load_term, self.service_s
+        load_terms, service_s = self.learned.load_terms, self.service_s
         others = [one for one in self.learned.sizes_of(task.task_type) if one is not sized]
         found: list[float] = []
         for agent in agents:
@@ -83,7 +83,7 @@ class LearnedStrategy(SampledStrategy):
                 known = [(one, cell) for one in others if (cell := one.cell_of(agent.agent_id)) is not None]
                 logs = [log(service_s(cell, one) / one.fleet_s) for one, cell in known]
                 base = sized.fleet_s * exp(fmean(logs)) if logs else sized.fleet_s
-            found.append(base * load_term(agent.load + agent.outside_load))
+            found.append(base * load_terms[agent.load + agent.outside_load])
         return found
 
     def terms(self, agent: FleetAgent, task: TaskContext) -> dict[str, float]:
@@ -155,9 +155,8 @@ class Prequal(LearnedStrategy):
         return {"is_hot": is_hot, **super().terms(agent, task)}
 
     def pick(self, agents: Sequence[FleetAgent], task: TaskContext) -> FleetAgent:
-        loads = sorted([agent.load + agent.outside_load for agent in agents])
+        loads = [agent.load + agent.outside_load for agent in agents]
         count = len(loads)
-        limit = loads[(count - 1) // 2 if count <= FEW else int(COLD * (count - 1))]
-        self._limit = limit
-        cold = [agent for agent in agents if agent.load + agent.outside_load <= limit]
+        self._limit = limit = sorted(loads)[(count - 1) // 2 if count <= FEW else int(COLD * (count - 1))]
+        cold = [agent for agent, load in zip(agents, loads, strict=True) if load <= limit]
         return cold[0] if len(cold) == 1 else super().pick(cold, task)

@@ -103,6 +103,7 @@ async def measure_memory(redis: Redis, keys: Keys) -> MemoryUse:
         parts=sorted(parts, key=lambda part: -part.bytes),
         results_dropped=counters.get("results_dropped", 0),
         results_dropped_bytes=counters.get("results_dropped_bytes", 0),
+        dead_letters_dropped=counters.get("dead_letters_dropped", 0),
         note="; ".join(notes),
     )
 

@@ -31,11 +31,12 @@ async def broadcast(
     correlation_id: str = "c-7",
     caused_by: str = "",
     traceparent: str = "",
+    lane: str = "normal",
 ) -> Broadcast:
     """A broadcast, appended."""
     place = (correlation_id, caused_by, traceparent)
-    entry = await cell.append("in:messages:normal", "message.broadcast")
-    return Broadcast(entry, "normal", caller, message_id, digest, "s1", "broadcast", ttl_ms, b'{"n":1}', *place)
+    entry = await cell.append(f"in:messages:{lane}", "message.broadcast")
+    return Broadcast(entry, lane, caller, message_id, digest, "s1", "broadcast", ttl_ms, b'{"n":1}', *place)
 
 
 async def freeze(cell: Cell, one: Broadcast, recipients: Sequence[str]) -> str:
@@ -334,6 +335,20 @@ async def test_a_large_payload_makes_small_chunks(cell: Cell, monkeypatch: pytes
     assert len(one.payload) == 7
     await freeze(cell, one, ids)
     assert [await step(cell, one) for _ in range(2)] == ["MORE", "DELIVERED"]
+
+
+async def test_a_broadcast_that_is_sent_on_two_lanes_is_one(cell: Cell) -> None:
+    """⚠ The routers of both lanes deliver it at the same time: one copy each, on the first lane; both are answered."""
+    ids = await agents(cell, 6)
+    one, other = await broadcast(cell), await broadcast(cell, lane="low", caller="c2")
+    assert await freeze(cell, one, ids) == "MORE"
+    assert await freeze(cell, other, ids) == "MORE"
+    assert [await step(cell, one), await step(cell, other), await step(cell, one)] == ["MORE", "DELIVERED", "DUPLICATE"]
+    assert await copies(cell, 6) == [["b1"]] * 6
+    assert await copies(cell, 6, "low") == [[]] * 6
+    assert [await cell.last_answer(caller) for caller in ("c1", "c2")] == ["ok", "ok"]
+    assert await outcomes(cell) == dict.fromkeys(ids, (MessageStatus.DELIVERED, ""))
+    assert await cell.left("in:messages:normal") == await cell.left("in:messages:low") == []
 
 
 async def test_a_broadcast_that_no_router_has_continues_when_it_is_sent_again(cell: Cell) -> None:

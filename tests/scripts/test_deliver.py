@@ -119,6 +119,17 @@ async def test_after_its_time_to_live(cell: Cell) -> None:
     assert len(await cell.stream("inbox:a1:normal")) == 1
 
 
+async def test_an_entry_ahead_of_the_clock_expires_in_time(cell: Cell) -> None:
+    """⚠ The clock was set back, or a sender chose the id of its entry: its time to live counts from now then."""
+    await cell.register("a1")
+    day = cell.now + 86_400_000
+    assert await cell.deliver(ttl_ms=60_000, at=day) == "DELIVERED"
+    assert await cell.deliver("m2", lane="low", receiver="nobody", ttl_ms=60_000, at=day) == "UNKNOWN"
+    (entry,) = await cell.stream("inbox:a1:normal")
+    assert (entry["timestamp"], entry["expires_at"]) == (str(cell.now), str(cell.now + 60_000))
+    assert await cell.redis.pttl(cell.keys.message("m1")) <= 3_660_000
+
+
 async def test_a_full_inbox(cell: Cell) -> None:
     """One deaf agent cannot fill the server; its lane has no room and the sender is told."""
     cell.change_settings(inbox_entries=2)

@@ -33,6 +33,7 @@ async def test_the_task_that_the_plan_names_is_assigned(cell: Cell) -> None:
     assert [await cell.state(task) for task in ("t1", "t2")] == ["queued", "assigned"]
     found = await cell.task("t2")
     assert (found.agent_id, found.location, found.affinity_key) == ("a1", Location(region="eu"), "k")
+    assert not await cell.redis.hexists(cell.keys.of("counters"), "plans_late")
 
 
 async def test_a_task_that_another_distributor_has_assigned_is_gone(cell: Cell) -> None:

@@ -57,7 +57,8 @@ async def test_the_oldest_give_up_first_and_no_more_than_needed(cell: Cell) -> N
     assert await cell.counter("results_dropped_bytes") == 2 * each
     (event,) = await cell.stream("log:control")
     assert event == {
-        "type": "memory.relieved", "records": "2", "bytes": str(2 * each), "used": "155000", "maximum": str(maximum),
+        "type": "memory.relieved", "records": "2", "bytes": str(2 * each), "dead_letters": "0", "used": "155000",
+        "maximum": str(maximum),
     }  # fmt: skip
 
 
@@ -199,6 +200,27 @@ async def test_one_broken_record_stops_nothing(cell: Cell) -> None:
     await cell.redis.delete(cell.keys.task("t1"))
     await cell.redis.set(cell.keys.task("t1"), "x")
     assert (await relieve(cell)).records == 1
+
+
+async def test_dead_letters_go_when_no_task_has_anything_left(cell: Cell) -> None:
+    """⚠ A flood of unread messages must not fill the server for days: the oldest letters are removed, and counted."""
+    await cell.register(capacity=9)
+    await complete(cell, "t1")
+    for n in range(4):
+        cell.now += 1_000
+        assert await cell.deliver(f"m{n}", receiver="nobody", payload=RESULT) == "UNKNOWN"
+    await cell.register("a9")
+    await cell.deliver("unread", receiver="a9", payload=RESULT)
+    assert (await relieve(cell, 85_000, 100_000)).letters == 0  # submissions are not refused yet
+    await complete(cell, "t2")
+    wanted = len(BODY) + 2 * len(RESULT)  # the task and one letter are not enough
+    relief = await relieve(cell, 80_000 + wanted, 100_000)
+    assert (relief.records, relief.letters, relief.is_more) == (1, 2, False)
+    assert await cell.redis.zrange(cell.keys.of("messages:dead"), 0, -1) == [b"m2", b"m3"]
+    assert await cell.redis.exists(*(cell.keys.message(f"m{n}") for n in range(4))) == 2
+    assert await cell.counter("dead_letters_dropped") == 2
+    assert len(await cell.stream("inbox:a9:normal")) == 1
+    assert (await cell.stream("log:control"))[-1]["dead_letters"] == "2"
 
 
 async def test_the_server_is_asked_how_full_it_is(cell: Cell) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from coord import queries
+from coord.models.cell import Memory
 from coord.models.messages import MessageRecord
 from tests.scripts.cell import START, Cell
 from tests.scripts.test_prune import prune
+from tests.scripts.test_purge import purge
 
 WAIT_MS = 5_000
 
@@ -159,6 +161,36 @@ async def test_a_client_gets_the_reply_among_its_replies(two: Cell) -> None:
     assert await reply(two, "r3", receiver="c2", digest="d4") == "UNKNOWN"
 
 
+async def test_only_the_receiver_of_a_request_ends_it(two: Cell) -> None:
+    """⚠ A message of another sender that names the request is a message like any other, and no client gets it."""
+    await two.register("a3")
+    await request(two)
+    await request(two, "q2", sender="c1", caller="c1", digest="d2")
+    assert await reply(two, "x1", sender="a3") == "DELIVERED"
+    assert await reply(two, "x2", sender="a3", receiver="c1", reply_to="q2", digest="d3") == "UNKNOWN"
+    assert await waiting(two) == {"q1", "q2"}
+    assert await reply(two) == "DELIVERED"
+    assert await reply(two, "r2", receiver="c1", reply_to="q2", digest="d4") == "DELIVERED"
+    assert await waiting(two) == set()
+    assert [one["id"] for one in await two.stream("replies:c1") if one["type"] == "message.received"] == ["r2"]
+
+
+async def test_an_answer_of_the_coordinator_never_replaces_another_message(two: Cell) -> None:
+    """⚠ Somebody has used the id that it would have; and nobody can use it afterwards."""
+    assert await two.deliver("q1.timeout", receiver="nobody") == "UNKNOWN"
+    await request(two)
+    await request(two, "q2", digest="d2")
+    two.now += WAIT_MS
+    assert await two.end_requests() == ["TIMED_OUT", "TIMED_OUT"]
+    answers = {one["reply_to"]: one["id"] for one in await two.stream("inbox:a1:normal")}
+    assert answers["q2"] == "q2.timeout"
+    assert answers["q1"] not in {"q1.timeout", "q2.timeout"}
+    assert ((await record(two, "q1.timeout")).sender_id, (await record(two, "q1.timeout")).status) == ("s1", "dead")
+    assert (await record(two, answers["q1"])).parent == "q1"
+    assert await two.deliver("q2.timeout", receiver="a2") == "CONFLICT"
+    assert (await record(two, "q2.timeout")).sender_id == "coordinator"
+
+
 async def test_the_coordinator_answers_itself(two: Cell) -> None:
     """With what its worker found; no inbox of an agent ``coordinator`` is needed."""
     options: dict[str, Any] = {"receiver": "coordinator", "result": b'{"agents":[]}'}
@@ -223,6 +255,30 @@ async def test_a_full_inbox_hears_no_timeout(two: Cell) -> None:
     assert await two.end_requests() == ["UNHEARD"]
     assert (await record(two)).request == "timed_out"
     assert await waiting(two) == set()
+
+
+@pytest.mark.parametrize("how", ["purged", "purged by age", "too old", "memory"])
+async def test_a_request_whose_dead_letter_is_removed_ends_all_the_same(two: Cell, how: str) -> None:
+    """⚠ It expired unread, and its dead letter goes before the wait ends: the requester gets its timeout."""
+    assert await request(two, ttl_ms=100, reply_by_ms=8 * 86_400_000) == "DELIVERED"
+    two.now += 3_000
+    assert await two.expire_messages() == (1, 1)
+    assert (await record(two)).status == "expired"
+    if how == "memory":
+        relief = await two.run(two.scripts.relieve(memory=Memory(1_000, 1_000)))
+        assert relief.letters == 1
+    elif how == "too old":
+        two.now += 7 * 86_400_000
+        await two.run(two.scripts.deliver([]))
+    else:
+        assert (
+            await purge(two, "messages", "q1" if how == "purged" else "", age_ms=None if how == "purged" else 0) == "OK"
+        )
+    assert await two.redis.zcard(two.keys.of("messages:dead")) == 0
+    two.now += 8 * 86_400_000
+    assert await two.end_requests() == ["TIMED_OUT"]
+    assert [one["id"] for one in await two.stream("inbox:a1:normal")] == ["q1.timeout"]
+    assert await two.redis.pttl(two.keys.message("q1")) > 0
 
 
 async def test_a_broken_record_does_not_hold_up_the_others(two: Cell) -> None:

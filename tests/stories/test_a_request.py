@@ -108,6 +108,26 @@ async def test_a_request_without_a_handler_fails_at_once(asker: Agent, make_agen
     assert caught.value.code == "no_handler"
 
 
+async def test_a_reply_of_another_agent_is_a_message_and_not_the_reply(make_agent: MakeAgent) -> None:
+    """⚠ Nobody answers in the place of the receiver: the requester goes on waiting for it."""
+    got: list[Message] = []
+    asker, asked, meddler = make_agent("asker"), make_agent("asked"), make_agent("meddler")
+
+    @asker.on_message
+    async def hear(message: Message) -> None:
+        got.append(message)
+
+    @asked.on_request
+    async def answer(request: Message) -> str:
+        await meddler.send("asker", "forged", reply_to=request.id)
+        await wait_until(lambda: got, "the other message is handled")
+        return "true"
+
+    await asyncio.gather(asker.start(), asked.start(), meddler.start())
+    assert await asker.request("asked", timeout=20) == "true"
+    assert [(one.sender_id, one.payload) for one in got] == [("meddler", "forged")]
+
+
 async def test_a_request_to_nobody_ends_at_once(asker: Agent) -> None:
     """The coordinator answers with the reason."""
     with pytest.raises(AgentNotFound, match="'nobody' not found"):

@@ -145,3 +145,4 @@ async def test_full_scores_are_in_the_record_of_a_task(at: CellProcesses) -> Non
     explained = at.start("explain", "-m", "coord.cli", "tasks", "explain", full.task_id)
     assert await explained.ended() == 0
     assert "in_flight" in explained.told()
+    assert str(full.placement["seed"]) in explained.told()

@@ -230,6 +230,10 @@ def test_the_protocol_and_the_type_of_a_message(fields: dict[str, str], rule: st
     [
         ({"message_type": "peer_to_peer", "protocol": "direct"}, "message_type 'peer_to_peer' has the protocol"),
         ({"receiver_id": "subordinates"}, "receiver_id 'subordinates' needs the protocol 'hierarchical', not 'direct'"),
+        ({"sender_id": "coordinator"}, "sender_id must not be 'coordinator'"),
+        ({"receiver_id": "subordinates", "protocol": "hierarchical", "reply_by": 1}, "a request goes to one agent"),
+        ({"message_id": "m" * 121, "reply_by": 1}, "message_id of a request has at most 120 characters, not 121"),
+        ({"message_id": "m" * 121, "receiver_id": "coordinator"}, "message_id of a request has at most 120 characters"),
         ({"protocol": "gossip"}, "protocol"),
     ],
 )

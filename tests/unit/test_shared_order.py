@@ -8,10 +8,13 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from coord.models.agents import FleetAgent, LoadReport
 from coord.models.tasks import Pool, Requirements
 from coord.placement import OrderedStrategy, Rules, TaskContext, create_strategy
+from coord.placement.consistent_hash import ConsistentHash
+from coord.placement.strategy import relative_load
 from workers import shared_order as shared_order_module
 from workers import view as view_module
 from workers.candidates import Candidates
@@ -136,7 +139,7 @@ def test_a_group_chooses_as_with_an_order_of_its_own(
     assert min(shared, chosen) > 100
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "consistent_hash"])
 def test_a_change_is_taken_over_once_by_all_groups(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Each agent is in five groups; a placement with three changes costs as much as with one group."""
     offered: Counter[str] = Counter()
@@ -160,6 +163,67 @@ def test_a_change_is_taken_over_once_by_all_groups(monkeypatch: pytest.MonkeyPat
         view.apply_loads({f"a{number}": 2, f"a{number + 1}": 1})
     assert all(group.has_room for group in groups)
     assert offered.total() <= 120 * 4
+
+
+@pytest.mark.usefixtures("_any_size")
+@pytest.mark.parametrize(
+    "limits", [{}, {"PARTS_AT_FIRST": 2, "MOST_PARTS": 2, "MOST_GROUPS": 3, "MOST_LEFT": 1, "IDLE": 0}]
+)
+def test_a_key_has_the_owner_that_a_ring_of_its_own_group_gives_it(
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+) -> None:
+    """⚠ Whatever changes: the owner, the number of tasks it may have, and otherwise one of the least loaded agents."""
+    for constant, limit in limits.items():
+        monkeypatch.setattr(shared_order_module, constant, limit)
+    shared, fallbacks = 0, Counter[str | None]()
+    for number in range(4):
+        random = Random(number)
+        profiles = ["uv", "vw", "wx", "uvw", "yz", "z", "uz"]
+        fleet = [
+            agent(f"a{at}", random.choice(profiles), weight=random.choice((1.0, 2.0)), load=at % 5) for at in range(24)
+        ]
+        view = view_of("consistent_hash", fleet)
+        groups: dict[str, Candidates] = {}
+        for _ in range(400):
+            what, agent_id = random.randrange(8), f"a{random.randrange(26)}"
+            if what == 0:
+                view.apply_loads({agent_id: random.randrange(5)})
+            elif what == 1:
+                fields: dict[str, Any] = {"load": random.randrange(5), "weight": random.choice((1.0, 2.0))}
+                present = (
+                    {agent_id: agent(agent_id, random.choice(profiles), **fields)} if random.random() < 0.8 else {}
+                )
+                view.update([agent_id], present)
+            elif what == 2 and random.random() < 0.4 and groups:
+                view.release(groups.pop(random.choice(sorted(groups))))
+                view.advance()
+            else:
+                skill = random.choice(SKILLS)
+                group = groups.get(skill) or groups.setdefault(skill, hold(view, skill))
+                group.taken += 1
+                avoid = frozenset(f"a{at}" for at in random.sample(range(24), 8)) if what == 3 else frozenset()
+                task = TaskContext("t", affinity_key=f"k{random.randrange(40)}" if what > 3 else None, avoid=avoid)
+                alone = ConsistentHash(Random(1))
+                rows = [view.agents[one].agent for one in group.eligible if view.agents[one].has_room]
+                for row in sorted(rows, key=lambda row: row.agent_id):
+                    alone.offer(replace(row))
+                expected = alone.choose(task)
+                loads = {row.agent_id: relative_load(row) for row in rows}
+                found = view.take(group, task)
+                shared += isinstance(group.order, SharedOrder)
+                if found is None:
+                    assert expected is None or expected in avoid
+                    continue
+                assert group.strategy.fallback == alone.fallback
+                fallbacks[alone.fallback] += 1
+                if alone.fallback is None:
+                    assert found.agent_id == expected
+                else:
+                    assert loads[found.agent_id] == loads[str(expected)]
+                view.answered({found.agent_id: 1}, {found.agent_id: found.load})
+    assert shared > 100
+    assert len(fallbacks) == 3
+    assert min(fallbacks.values()) > 40
 
 
 def test_agents_that_are_equal_take_turns_across_the_parts() -> None:

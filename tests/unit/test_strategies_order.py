@@ -11,8 +11,9 @@ import pytest
 from coord.models.agents import FleetAgent, Location
 from coord.placement import ANY_TASK, STRATEGIES, Learned, Strategy, TaskContext
 from coord.placement.capabilities import CapabilityBased
-from coord.placement.consistent_hash import UNUSED, UNUSED_KEPT, ConsistentHash
+from coord.placement.consistent_hash import ConsistentHash
 from coord.placement.geography import Geographic, distances_km
+from coord.placement.hash_ring import UNUSED, UNUSED_KEPT
 from coord.placement.load import LeastConnections, PowerOfTwo, RandomChoice
 from coord.placement.resources import ResourceBased
 from coord.placement.response_time import LeastResponseTime, Predictive, Prequal
@@ -481,13 +482,14 @@ def test_consistent_hash_forgets_agents_that_do_not_return() -> None:
                 strategy.offer(one)
             else:
                 strategy.withdraw(one.agent_id)
-        present = [one for one in fleet if one.agent_id in strategy._loads]
+        present = [one for one in fleet if one.agent_id in strategy._counted]
         if not present:
             continue
-        used = sum(len(strategy._points[one.agent_id]) for one in present)
-        assert used <= len(strategy._ring) == len(strategy._owner) <= (used + UNUSED_KEPT + 1) / (1 - UNUSED)
+        ring = strategy._ring
+        used = sum(ring.points_of(one.agent_id) for one in present)
+        assert used <= len(ring) == sum(map(len, ring._sectors)) <= (used + UNUSED_KEPT + 1) / (1 - UNUSED)
         for one in present:
-            one.weight = strategy._weights[one.agent_id]
+            one.weight = strategy._counted[one.agent_id][1]
         assert owners(strategy, 50) == owners(offered(ConsistentHash, *present), 50)
 
 

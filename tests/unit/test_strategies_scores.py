@@ -16,6 +16,7 @@ from coord.placement import (
     STRATEGIES,
     GuardedStrategy,
     Learned,
+    Recorder,
     Rules,
     Strategy,
     TaskContext,
@@ -50,6 +51,8 @@ class Explained(msgspec.Struct):
     """An explanation with full scores."""
 
     candidates: list[Candidate]
+    view_version: int
+    seed: int
 
 
 def fleet(count: int) -> dict[str, FleetAgent]:
@@ -164,6 +167,35 @@ def test_explanations_are_shared_and_short_unless_full_scores_are_asked_for(full
         assert len(best) == 3
         assert best[0].terms["in_flight"] == placement.load
         assert best[0].terms.keys() == TERMS["predictive"]
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_an_explanation_has_the_seed_that_repeats_the_choice(is_recorded: bool) -> None:
+    """Among 500 agents, of which 16 are drawn; and the version of the view, which rises with each change."""
+
+    def begin(seed: int) -> View:
+        view = View(0.5, "predictive", Random(seed))
+        view.replace(fleet(500))
+        return view
+
+    view = begin(1)
+    view.full_scores = True
+    if is_recorded:
+        recorder = Recorder(view.learned, Random(1))
+        recorder.begin(0.5, view.rules, {}, full_scores=True)
+        view.record(recorder)
+    planner = Planner(view)
+    planner.define("p", Pool("t"))
+    planner.expect("p", 5, 1.0)
+    repeated, versions = begin(2), []
+    for placement in planner.plan(5):
+        why = msgspec.json.decode(placement.explanation, type=Explained)
+        repeated.random.seed(why.seed)
+        agent = repeated.take(repeated.group_of(Pool("t")), TaskContext("t"))
+        assert agent is not None
+        assert agent.agent_id == placement.agent_id
+        versions.append(why.view_version)
+    assert versions == sorted(set(versions))
 
 
 def test_the_chosen_agent_is_shown_if_others_have_better_scores() -> None:

@@ -113,10 +113,10 @@ def test_an_agent_that_a_lower_threshold_lets_in_has_room_at_once() -> None:
     view = view_of(agent("a", health_score=0.4), agent("b"))
     group = view.hold(ANY)
     assert taken(view) == ["b"]
-    view.sleep(group)
-    assert view.woken() == []
+    view.sleeping.add(group)
+    assert view.sleeping.woken(view.agents) == []
     view.configure(0.3, Rules("least_connections"))
-    assert view.woken() == [group]
+    assert view.sleeping.woken(view.agents) == [group]
     assert group.has_room
     assert taken(view) == ["a"]
 

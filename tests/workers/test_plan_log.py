@@ -93,7 +93,7 @@ async def test_a_trimmed_log_can_be_replayed(
     cell: RunningCell, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Snapshots follow each other, so there is one in what is left."""
-    monkeypatch.setattr(plan_log, "SEGMENT_BYTES", 2_000)
+    monkeypatch.setattr(plan_log, "SEGMENTS", cell.settings.log_bytes // 2_000)
     monkeypatch.setattr(plan_log, "SNAPSHOTS", 1)
     agents = await fleet(cell, 2, capacity=4)
     await record(cell, caller, "on")

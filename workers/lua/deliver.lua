@@ -26,7 +26,7 @@ local function refusal_with_place(message, result)
   elseif (message.reply_by or result) and not can_be_answered(message.sender, message.from) then
     return 'UNKNOWN', 'agent_not_found', "Agent '" .. message.sender .. "' not found, which is to get the reply"
   end
-  local request = message.answers
+  local request = request_of(message)
   local to_caller = request and request.caller == message.receiver and request.caller or nil
   if (to_caller or result) and now < message.expires_at then
     -- A client has no inbox, and the coordinator has none.
@@ -52,7 +52,7 @@ local function deliver(i)
     answer(caller, stream, entry)
     return 'DUPLICATE'
   end
-  local sent_at = entry_ms(entry)
+  local sent_at = sent_ms(entry)
   local message = {
     id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
     expires_at = sent_at + tonumber(ttl), correlation_id = correlation, reply_to = reply_to, protocol = protocol,

@@ -6,7 +6,8 @@
 -- keys: messages:dead zset w
 -- ARGV[3]  number of broadcasts, then for each:
 --   entry | lane | caller or '' | message_id | name of the router
--- Returns {words}. Words: MORE (call again); DELIVERED (to the last of them; the entry is consumed); GONE (the entry was
+-- Returns {words}. Words: MORE (call again); DELIVERED (to the last of them; the entry is consumed); DUPLICATE (it was
+--   delivered to all of them by another entry; the entry is consumed); GONE (the entry was
 --   handled before); NOT_HELD (the router does not hold the lane), BEHIND (an older entry waits), ERROR <why>: not
 --   consumed
 -- Events in log:messages: message.delivered (once for the broadcast), message.dead (for a recipient)
@@ -68,14 +69,18 @@ local function deliver(i)
     return displaced
   end
   local values = call('HMGET', key, 'status', 'sender_id', 'message_type', 'body', 'correlation_id', 'sent_at',
-    'expires_at', 'recipients', 'delivered', 'dead', 'hops', 'traceparent')
-  local status, sender, kind, payload, correlation, sent_at, expires_at, total, delivered, dead, hops, traceparent =
-    unpack(values, 1, 12)
-  if status ~= 'delivering' then
+    'expires_at', 'recipients', 'delivered', 'dead', 'hops', 'traceparent', 'priority')
+  local status, sender, kind, payload, correlation, sent_at, expires_at, total, delivered, dead, hops, traceparent, inbox_lane =
+    unpack(values, 1, 13)
+  if status == 'delivered' then
+    -- It was sent twice, on two lanes, and the router of the other lane was faster.
+    answer_with(caller, stream, entry, '{"recipients":' .. total .. ',"delivered":' .. delivered .. '}')
+    return 'DUPLICATE'
+  elseif status ~= 'delivering' then
     error("the record of broadcast '" .. id .. "' is " .. (status or 'gone'))
   end
   local message = {
-    id = id, kind = kind, payload = payload, sender = sender, receiver = '', lane = lane, sent_at = tonumber(sent_at),
+    id = id, kind = kind, payload = payload, sender = sender, receiver = '', lane = inbox_lane, sent_at = tonumber(sent_at),
     expires_at = tonumber(expires_at), correlation_id = correlation or '', protocol = 'broadcast',
     hops = tonumber(hops or 0), traceparent = traceparent or '',
   }

@@ -245,7 +245,9 @@ local words = guard_each(count, function(n)
   local lease = string.sub(group.leases, last - LEASE + 1, last)
   if group.ids then
     local named = assign_named(group, agent_id, lease, group.ids[group.taken])
-    bump('plans_late', named and 0 or 1)
+    if not named then
+      bump('plans_late', 1)
+    end
     return named and done or 'GONE'
   end
   local word

@@ -44,7 +44,7 @@ local function freeze(i, last)
     answer_with(caller, stream, entry, '{"recipients":' .. (total or 0) .. ',"delivered":' .. (delivered or 0) .. '}')
     return 'DUPLICATE'
   end
-  local sent_at = entry_ms(entry)
+  local sent_at = sent_ms(entry)
   local message = {
     id = id, sender = sender, receiver = '(broadcast)', expires_at = sent_at + tonumber(ttl), correlation_id = correlation,
     reply_to = '', caused_by = caused_by, traceparent = traceparent,

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Removes dead letters on an operator's request: one, or the oldest of those that are old enough.
--- include: base entries capped replies batches
+-- include: base entries capped replies batches letters
 -- keys: task:{id} hash rw | tasks:dead zset rw | message:{id} hash rw | messages:dead zset rw | dead:in stream rw
 -- keys: log:control stream w | in:control:{kind} stream w
 -- ARGV[3]  tasks, messages or entries
@@ -13,9 +13,16 @@
 -- Events in log:control: dead.purged
 local STREAM = 'in:control:' .. ARGV[4]
 local KIND, MOST = ARGV[3], tonumber(LIMITS.removals)
+
+local function remove_task(id)
+  if redis.pcall('HGET', P .. 'task:' .. id, 'state') == 'failed' then
+    call('UNLINK', P .. 'task:' .. id)
+  end
+end
+
 local RECORDS = {
-  tasks = { index = 'tasks:dead', head = 'task', state = 'state', dead = 'failed' },
-  messages = { index = 'messages:dead', head = 'message', state = 'status', dead = 'dead' },
+  tasks = { index = 'tasks:dead', head = 'task', state = 'state', dead = 'failed', remove = remove_task },
+  messages = { index = 'messages:dead', head = 'message', state = 'status', dead = 'dead', remove = remove_letter },
 }
 
 -- Removes one record; returns 1 and 0, or a word, a code and a message.
@@ -29,7 +36,7 @@ local function purge_record(of, id)
     return 'NOT_DEAD', of.head .. '_not_dead', of.head .. " '" .. id .. "' is " .. state .. ', not a dead letter'
   end
   call('ZREM', P .. of.index, id)
-  call('UNLINK', key)
+  of.remove(id)
   return 1, 0
 end
 
@@ -38,12 +45,8 @@ local function purge_records(of, until_ms)
   local index = P .. of.index
   local ids = call('ZRANGEBYSCORE', index, '-inf', until_ms, 'LIMIT', 0, MOST)
   for _, id in ipairs(ids) do
-    local key = P .. of.head .. ':' .. id
-    local state = redis.pcall('HGET', key, of.state)
     call('ZREM', index, id)
-    if state == of.dead then
-      call('UNLINK', key)
-    end
+    of.remove(id)
   end
   return #ids, call('ZCOUNT', index, '-inf', until_ms)
 end

@@ -25,7 +25,7 @@ local function redeliver(i)
     answer(caller, STREAM, entry, 'message_not_dead', "message '" .. id .. "' is " .. status .. '; only a dead one can be replayed')
     return 'NOT_DEAD'
   end
-  local sent_at = entry_ms(entry)
+  local sent_at = sent_ms(entry)
   local message = {
     id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
     expires_at = sent_at + tonumber(ttl), correlation_id = correlation or '', reply_to = reply_to or '', protocol = protocol or 'direct',

@@ -1,17 +1,20 @@
 #!lua flags=allow-oom
 -- Frees memory when the server is nearly full: the oldest ended tasks lose result, payload and progress. Failed tasks
--- keep them, because they may be replayed. No record is removed.
--- include: base capped batches
+-- keep them, because they may be replayed. No record of a task is removed. If the server is so full that submissions are
+-- refused, the oldest dead letters of messages are removed: those of a flood would fill it for as long as they are kept.
+-- include: base capped batches letters
 -- keys: tasks:terminal zset r | tasks:relieved string rw | task:{id} hash rw | log:progress stream w
--- keys: log:control stream w
+-- keys: log:control stream w | messages:dead zset rw
 -- LIMITS.relieve_above  share of maxmemory above which memory is freed
 -- LIMITS.relieve_down_to  share of maxmemory down to which it is freed
+-- LIMITS.letters_above  share of maxmemory above which dead letters of messages are removed
+-- LIMITS.letters_down_to  share of maxmemory down to which they are removed
 -- LIMITS.records  maximum number of records checked in this call
 -- LIMITS.bytes  bytes freed in this call, about: what the server has to copy and free
 -- LIMITS.used  memory used, in bytes; absent: as the server reports
 -- LIMITS.maximum  maxmemory, in bytes; absent: as the server reports
--- Returns {used, maximum, records, bytes, more}: the memory before (maximum 0: no limit, or INFO is forbidden);
---   how many records lost how many bytes; 1: call again, there is more to free
+-- Returns {used, maximum, records, bytes, letters, more}: the memory before (maximum 0: no limit, or INFO is forbidden);
+--   how many tasks lost something, and bytes in all; how many dead letters were removed; 1: call again, there is more to free
 -- Events in log:control: memory.relieved
 local ABOVE, DOWN_TO = tonumber(LIMITS.relieve_above), tonumber(LIMITS.relieve_down_to)
 local MOST, MOST_BYTES = tonumber(LIMITS.records), tonumber(LIMITS.bytes)
@@ -109,16 +112,35 @@ local function relieve(wanted)
   end
 end
 
+-- Removes the oldest dead letters of messages.
+local letters, letters_bytes = 0, 0
+local function remove_dead_letters(wanted)
+  local ids = call('ZRANGE', P .. 'messages:dead', 0, MOST - 1)
+  is_more = #ids == MOST
+  for _, id in ipairs(ids) do
+    if freed + letters_bytes >= wanted or freed + letters_bytes >= MOST_BYTES then
+      is_more = freed + letters_bytes < wanted
+      return
+    end
+    call('ZREM', P .. 'messages:dead', id)
+    letters, letters_bytes = letters + 1, letters_bytes + remove_letter(id)
+  end
+end
+
 local used, maximum = read_memory()
 if maximum > 0 and used > ABOVE * maximum then
   trim_progress_log()
   relieve(used - DOWN_TO * maximum)
-  if records > 0 then
+  if not is_more and used - freed > tonumber(LIMITS.letters_above) * maximum then
+    remove_dead_letters(used - tonumber(LIMITS.letters_down_to) * maximum)
+  end
+  if records + letters > 0 then
     bump('results_dropped', records)
     bump('results_dropped_bytes', freed)
-    log('log:control', 'type', 'memory.relieved', 'records', int(records), 'bytes', int(freed), 'used', int(used),
-      'maximum', int(maximum))
+    bump('dead_letters_dropped', letters)
+    log('log:control', 'type', 'memory.relieved', 'records', int(records), 'bytes', int(freed + letters_bytes),
+      'dead_letters', int(letters), 'used', int(used), 'maximum', int(maximum))
   end
   finish()
 end
-return { int(used), int(maximum), int(records), int(freed), is_more and '1' or '0' }
+return { int(used), int(maximum), int(records), int(freed + letters_bytes), int(letters), is_more and '1' or '0' }

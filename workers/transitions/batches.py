@@ -275,8 +275,9 @@ class Relief(Struct, frozen=True):
 
     memory: Memory  #: before the call
     records: int  #: that lost result, payload and progress
-    bytes: int  #: that this freed
+    bytes: int  #: that the call freed
     is_more: bool  #: there is more to free: call again
+    letters: int = 0  #: dead letters of messages that were removed
 
 
 class DeadLetterEntry(Struct, frozen=True):

@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 
 from coord.config import MIB, Settings, within_memory
 from coord.keys import CONSUMES, Keys
-from coord.models.cell import RELIEVE_ABOVE, RELIEVE_DOWN_TO, Memory
+from coord.models.cell import LETTERS_DOWN_TO, REFUSE_ABOVE, RELIEVE_ABOVE, RELIEVE_DOWN_TO, Memory
 from coord.models.explanations import WaitingReason
 from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Priority
 from coord.pipeline import pack, send_and_read
@@ -477,7 +477,7 @@ class Scripts:
     def deliver_broadcast(self, broadcast: Broadcast, router: str) -> Call[list[str]]:
         """Deliver a broadcast under ``leases`` to the next of its recipients.
 
-        Words MORE (call again), DELIVERED, GONE, NOT_HELD, BEHIND.
+        Words MORE (call again), DELIVERED, DUPLICATE, GONE, NOT_HELD, BEHIND.
 
         Args:
             broadcast: that ``freeze_recipients`` has recorded.
@@ -649,6 +649,8 @@ class Scripts:
         limits: Limits = {
             "relieve_above": RELIEVE_ABOVE,
             "relieve_down_to": RELIEVE_DOWN_TO,
+            "letters_above": REFUSE_ABOVE,
+            "letters_down_to": LETTERS_DOWN_TO,
             "records": most,
             "bytes": most_bytes,
         }
@@ -656,8 +658,8 @@ class Scripts:
             limits |= {"used": memory.used, "maximum": memory.maximum}
 
         def parse(raw: Any) -> Relief:
-            used, maximum, records, freed, more = map(int, raw)
-            return Relief(Memory(used, maximum), records, freed, is_more=more == 1)
+            used, maximum, records, freed, letters, more = map(int, raw)
+            return Relief(Memory(used, maximum), records, freed, is_more=more == 1, letters=letters)
 
         return Call("relieve", limits, [], parse)
 

@@ -12,12 +12,13 @@ local function load_earlier(id)
   if not id or id == '' then
     return nil
   end
-  local values = call('HMGET', P .. 'message:' .. id, 'sender_id', 'hops', 'conversation', 'request', 'requested_by')
+  local values = call('HMGET', P .. 'message:' .. id, 'sender_id', 'hops', 'conversation', 'request', 'requested_by',
+    'receiver_id')
   if not values[1] then
     return nil
   end
   return { id = id, sender = values[1], hops = tonumber(values[2] or 0) or 0, conversation = values[3] or id,
-    request = values[4], caller = values[5] or nil }
+    request = values[4], caller = values[5] or nil, receiver = values[6] }
 end
 
 -- Determines the place of a message: `answers` (the message that it answers), `parent` (the id of the one that it

@@ -1,7 +1,7 @@
 -- Messages: checks whether one can be delivered, and puts it into its receiver's inbox.
--- include: base capped batches
+-- include: base capped batches letters
 -- keys: agent:{id} hash r | messages:dead zset rw | inbox:{agent}:{lane} stream rw | log:messages stream w
--- keys: message:{id} hash rw | messages:expiring zset rw | history:{agent} stream w
+-- keys: messages:expiring zset rw | history:{agent} stream w
 -- LIMITS.inbox_entries  maximum number of entries in an inbox lane
 -- LIMITS.inbox_critical_extra  entries that the critical lane may hold beyond that
 -- LIMITS.message_kept_ms  ms that a message's record is kept after its time to live
@@ -22,6 +22,12 @@ call('ZCARD', P .. 'messages:expiring')
 -- Returns the ms for which the records of a message are kept: some time beyond its time to live.
 local function kept_for(expires_at)
   return int(KEPT + math.max(0, expires_at - now))
+end
+
+-- Returns the ms at which a message was sent: the time in the id of its entry. An id that is ahead of the clock (the
+-- clock was set back, or the sender has chosen the id) would delay its expiry for as long.
+local function sent_ms(entry)
+  return math.min(entry_ms(entry), now)
 end
 
 local function log_message(kind, id, ...)
@@ -113,8 +119,7 @@ local function finish_messages(words)
   return finish_words(words)
 end
 
--- Removes dead letters by age and by count, a bounded number at a time. Each record must still be a dead letter: its id
--- may have been used again since.
+-- Removes dead letters by age and by count, a bounded number at a time.
 local function forget_dead()
   local index = P .. 'messages:dead'
   local over = math.max(call('ZCOUNT', index, '-inf', int(now - DEAD_KEPT)), call('ZCARD', index) - DEAD_MOST)
@@ -123,9 +128,6 @@ local function forget_dead()
   end
   local popped = call('ZPOPMIN', index, math.min(over, 1000))
   for i = 1, #popped, 2 do
-    local key = P .. 'message:' .. popped[i]
-    if redis.pcall('HGET', key, 'status') == 'dead' then
-      call('DEL', key)
-    end
+    remove_letter(popped[i])
   end
 end

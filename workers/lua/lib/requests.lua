@@ -1,10 +1,11 @@
 -- Requests: messages whose senders wait for a reply. Their deadlines, and what the coordinator answers itself.
 -- include: base replies messages conversations
 -- keys: requests zset rw | clock hash rw | message:{id} hash rw | agent:{id} hash r | agents:departed zset r
--- keys: inbox:{agent}:{lane} stream r | conversation:{id} zset r
+-- keys: inbox:{agent}:{lane} stream r | conversation:{id} zset r | messages:dead zset r
 -- Deadlines are on the clock of requests. It stands still while no router works, while Redis is unavailable and while no
 -- request waits, and never passes a message that waits to be read (end_requests advances it). So a reply that was sent
 -- in time is never late because the coordinator was absent. It has advanced up to `requests_at` of the server's time.
+local COORDINATOR = 'coordinator' -- the sender of its answers, and in place of the digest of their content
 local REQUEST_STEP = 500 -- ms that it advances in one step at most
 
 -- The types of the keys that every batch may write to are checked before anything begins.
@@ -26,21 +27,24 @@ local function await_reply(id, ms)
   call('ZADD', P .. 'requests', int(clock + math.max(0, math.min(REQUEST_STEP, now - at)) + ms), id)
 end
 
--- Ends the wait of a request; unless it is a dead letter, its record expires like that of any message from now on.
+-- Ends the wait of a request; unless it is a dead letter in the index, its record expires like that of any message from
+-- now on.
 local function end_wait(id, state)
   local key = P .. 'message:' .. id
   call('ZREM', P .. 'requests', id)
   call('HSET', key, 'request', state)
-  local values = call('HMGET', key, 'expires_at', 'status')
-  if values[2] ~= 'dead' then
-    call('PEXPIRE', key, int(KEPT + math.max(0, (tonumber(values[1] or nil) or now) - now)))
+  if not call('ZSCORE', P .. 'messages:dead', id) then
+    local expires_at = tonumber(call('HGET', key, 'expires_at') or nil) or now
+    call('PEXPIRE', key, int(KEPT + math.max(0, expires_at - now)))
   end
 end
 
--- Returns the request that a message answers; nil if it answers none.
+-- Returns the request that a message answers; nil if it answers none. Only the receiver of a request can end it: any
+-- sender may name it in `reply_to`.
 local function request_of(message)
   local request = message.answers
-  return request and request.request and request.sender == message.receiver and request or nil
+  return request and request.request and request.sender == message.receiver and request.receiver == message.sender
+    and request or nil
 end
 
 -- Returns true if a message answers a request too late: the requester was sent something else before.
@@ -90,6 +94,16 @@ local function can_get(agent_id, lane)
     and call('XLEN', P .. 'inbox:' .. agent_id .. ':' .. lane) < QUOTA + (lane == 'critical' and CRITICAL_EXTRA or 0)
 end
 
+-- Returns the id of the coordinator's answer to a request. It is the request's with a suffix, unless some sender has used
+-- that id before.
+local function answer_id(request_id, suffix)
+  local id = request_id .. suffix
+  while call('EXISTS', P .. 'message:' .. id) == 1 do
+    id = redis.sha1hex(id) .. suffix
+  end
+  return id
+end
+
 -- Answers a request, or a message to the coordinator, in the coordinator's name. Fields of `request`: id sender lane
 -- conversation hops traceparent caller (of a client). The answer has a record of its own, so its chain goes on from the
 -- request's. Returns false if it has no room in the sender's inbox.
@@ -99,7 +113,7 @@ local function answer_request(request, suffix, data, failed)
     return false
   end
   local message = {
-    id = string.sub(request.id, 1, 128 - #suffix) .. suffix, kind = 'direct', payload = data, sender = 'coordinator',
+    id = answer_id(request.id, suffix), kind = 'direct', payload = data, sender = COORDINATOR,
     receiver = request.sender, lane = lane, sent_at = now, expires_at = now + KEPT, reply_to = request.id, failed = failed,
     conversation = request.conversation or request.id, correlation_id = request.conversation or request.id,
     parent = request.id, hops = request.hops + 1, traceparent = request.traceparent,
@@ -116,8 +130,8 @@ local function answer_request(request, suffix, data, failed)
     note_history(request.sender, message.id)
     log_message('message.delivered', message.id, 'sender_id', message.sender, 'receiver_id', message.receiver)
   end
-  call('HSET', P .. 'message:' .. message.id, unpack(add_place({ 'sender_id', message.sender, 'receiver_id', message.receiver,
-    'message_type', message.kind, 'priority', lane, 'status', 'delivered', 'sent_at', NOW,
+  call('HSET', P .. 'message:' .. message.id, unpack(add_place({ 'digest', COORDINATOR, 'sender_id', message.sender,
+    'receiver_id', message.receiver, 'message_type', message.kind, 'priority', lane, 'status', 'delivered', 'sent_at', NOW,
     'expires_at', int(message.expires_at), 'reason', '', 'body', data, 'protocol', 'direct', 'inbox_entry', entry or '' }, message)))
   call('PEXPIRE', P .. 'message:' .. message.id, int(2 * KEPT))
   index_message(message, 2 * KEPT, 2 * CONVERSATION_MOST)
