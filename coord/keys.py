@@ -169,6 +169,9 @@ conversation:{id}                     zset    message -> its number in the conve
                                               many as the budget of a conversation, and as many answers of the
                                               coordinator. TTL that of the last record
 requests                              zset    request that waits -> its deadline, ms on the clock of requests
+idempotency:{digest}                  string  digest of a request with an Idempotency-Key, then of its response the
+                                              status, the Location or -, and the body. Written by gateways; {digest} of
+                                              the caller, the path and the key. TTL: 1 day; less while it is handled
 copies:{message}                      hash    agent -> ``delivered`` and the entry in its inbox, or ``dead`` and a
                                               code: of a message to all subordinates, and of a broadcast the copies that
                                               ended unread. TTL that of the message's record

@@ -41,7 +41,17 @@ from coord.models.links import Links
 from coord.models.messages import MessageRecord
 from coord.models.statistics import CellStatistics
 from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
-from coord.queries import AgentPage, Backlog, MessagePage, RecipientPage, RegistryStats, SettingChange, TaskPage
+from coord.queries import (
+    AgentPage,
+    Backlog,
+    MessageCopy,
+    MessagePage,
+    RecipientPage,
+    RegistryStats,
+    SettingChange,
+    TaskPage,
+    get_message_copy,
+)
 
 log = logs.get_logger()
 
@@ -319,6 +329,12 @@ class Backend:
         """Return what became of a message for its recipients, as ``Client.message_recipients``."""
         async with self.limited():
             return await self.client.message_recipients(message_id, limit=limit, cursor=cursor)
+
+    async def message_copy(self, message_id: str, agent_id: str | None) -> MessageCopy:
+        """Return the copy of a message for an agent, or for its only receiver; raises ``MessageNotFound``."""
+        async with self.limited():
+            connection = self.client.connection
+            return await get_message_copy(connection.redis, connection.keys, message_id, agent_id)
 
     async def list_messages(self, **wanted: Any) -> MessagePage:
         """Return a page of messages, as ``Client.list_messages``; raises ``CursorInvalid``."""

@@ -20,6 +20,7 @@ HTTP_ONLY: dict[str, int] = {
     "cross_origin": 403,
     "not_found": 404,
     "setting_refused": 409,
+    "idempotency_key_in_use": 409,
     "inbox_elsewhere": 409,
     "method_not_allowed": 405,
     "body_timeout": 408,

@@ -13,7 +13,6 @@ from coord.config import Settings
 from coord.gateway.backend import Backend
 from coord.gateway.checks import Checks
 from coord.gateway.deadlines import Deadlines
-from coord.gateway.idempotency import SeenKeys
 from coord.gateway.inboxes import Inboxes
 from coord.gateway.scrapes import Scrapes
 
@@ -31,13 +30,16 @@ class Gateway:
         self.backend = backend
         self.checks = Checks(backend)
         self.deadlines = Deadlines()
-        self.seen_keys = SeenKeys()
         self.scrapes = Scrapes(backend)
         self.inboxes = Inboxes(backend)
         #: Set when the gateway shuts down: a handler that waits long has to return then.
         self.closing = asyncio.Event()
         #: Requests that are at work.
         self.active = 0
+        #: Path of the table of routes -> its methods.
+        self.endpoints: dict[str, list[str]] = {}
+        #: Returns the OpenAPI document of the table.
+        self.document: Callable[[], bytes] = bytes
         #: Ends each stream that is being sent.
         self.streams: set[Callable[[], None]] = set()
 

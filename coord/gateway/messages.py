@@ -8,18 +8,23 @@ from typing import Annotated, Any, TypeVar
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from coord.agent_token import check_token
+from coord.errors import ConfigError, TokenInvalid
 from coord.gateway.errors import Problem, RequestError
-from coord.gateway.idempotency import IDEMPOTENCY_KEY, conflict_is_reuse, task_id_of
+from coord.gateway.idempotency import conflict_is_reuse, id_of
+from coord.gateway.inboxes import AckItem
 from coord.gateway.routes import Answer, Call, written
 from coord.gateway.schemas import iso, iso_or_none, now
 from coord.models.agents import AgentType
 from coord.models.facts import Names
 from coord.models.ids import Id, new_id
-from coord.models.messages import COORDINATOR, MessageRecipient, MessageRecord, MessageStatus, MessageType, Protocol
+from coord.models.messages import MessageRecipient, MessageRecord, MessageStatus, MessageType, Protocol
 from coord.models.tasks import Priority, Seconds
 
 E = TypeVar("E", bound=StrEnum)
 
+#: The sender of a message that names none. Links and hierarchy do not bind it, because it is no agent.
+SENDER = "coordinator.http"
 #: The protocol of a message to all agents that match.
 BROADCAST = "broadcast"
 #: Maximum number of messages or recipients in a response: the default, and the limit of the limit.
@@ -31,7 +36,7 @@ class SendMessage(Struct, frozen=True, kw_only=True):
 
     receiver_id: Id | None = None
     recipient: Id | None = None  #: the same as ``receiver_id``
-    sender_id: Id | None = None  #: None: the coordinator
+    sender_id: Id | None = None  #: None: ``SENDER``
     sender: Id | None = None  #: the same as ``sender_id``
     message_type: str
     payload: dict[str, Any] | UnsetType = UNSET
@@ -49,7 +54,7 @@ class BroadcastMessage(Struct, frozen=True, kw_only=True):
 
     message_type: str
     payload: dict[str, Any]
-    sender_id: Id | None = None  #: None: the coordinator
+    sender_id: Id | None = None  #: None: ``SENDER``
     priority: str | None = None
     agent_type: str | None = None
     capabilities: Names = ()
@@ -75,6 +80,12 @@ class RecipientsQuery(Struct, frozen=True):
 
     limit: Annotated[int, Meta(ge=1, le=MOST_MESSAGES)] = MESSAGES
     cursor: str | None = None
+
+
+class ReadBody(Struct, frozen=True):
+    """POST /messages/{id}/read; the body is optional, except for a message with several recipients."""
+
+    agent_id: Id | None = None  #: the agent that has read it; None: the receiver
 
 
 class MessageSchema(Struct, frozen=True, kw_only=True):
@@ -157,6 +168,17 @@ class MessageFound(Struct, frozen=True, kw_only=True):
     timestamp: str
 
 
+class MessageRead(Struct, frozen=True, kw_only=True):
+    """POST /messages/{id}/read."""
+
+    status: str = "success"
+    message: str = "The message is read"
+    message_id: str
+    agent_id: str
+    removed: bool  #: from the inbox of the agent; false: it was not there any more
+    read_at: str
+
+
 async def send(call: Call[SendMessage, None]) -> Struct | Answer:
     """Send a message to an agent."""
     body = call.body
@@ -165,7 +187,7 @@ async def send(call: Call[SendMessage, None]) -> Struct | Answer:
     _require(receiver is not None, "receiver_id")
     _require(payload is not UNSET, "payload")
     protocol = _protocol(body.protocol)
-    key_id = task_id_of(call.header(IDEMPOTENCY_KEY))
+    key_id = id_of(call)
     message_id = body.message_id or key_id or new_id()
     options: dict[str, Any] = {
         "message_type": _member(MessageType, body.message_type, "message_type"),
@@ -173,8 +195,8 @@ async def send(call: Call[SendMessage, None]) -> Struct | Answer:
         "ttl": body.ttl,
         "correlation_id": body.correlation_id,
         "message_id": message_id,
-        "sender_id": body.sender_id or body.sender or COORDINATOR,
-        "token": call.bearer_token,
+        "sender_id": body.sender_id or body.sender or SENDER,
+        "token": _token(call),
         "traceparent": call.traceparent,
     }
     with conflict_is_reuse(message_id, key_id):
@@ -182,7 +204,13 @@ async def send(call: Call[SendMessage, None]) -> Struct | Answer:
             options["message_type"] = MessageType.BROADCAST
             at, answered, *_ = await call.backend.broadcast(payload, call.wait_s, options)
         else:
-            options |= {"protocol": protocol, "reply_to": body.reply_to}
+            if options["sender_id"] == SENDER:
+                if options["message_type"] is MessageType.DIRECT:
+                    options["message_type"] = MessageType(protocol)
+                options["protocol"] = Protocol.DIRECT
+            else:
+                options["protocol"] = protocol
+            options["reply_to"] = body.reply_to
             at, answered = await call.backend.send(str(receiver), payload, call.wait_s, options)
     answer = MessageSent(
         message_id=message_id,
@@ -197,7 +225,7 @@ async def send(call: Call[SendMessage, None]) -> Struct | Answer:
 async def broadcast(call: Call[BroadcastMessage, None]) -> Struct | Answer:
     """Send a message to every active agent that matches."""
     body = call.body
-    key_id = task_id_of(call.header(IDEMPOTENCY_KEY))
+    key_id = id_of(call)
     message_id = body.message_id or key_id or new_id()
     options: dict[str, Any] = {
         "message_type": _member(MessageType, body.message_type, "message_type"),
@@ -208,8 +236,8 @@ async def broadcast(call: Call[BroadcastMessage, None]) -> Struct | Answer:
         "ttl": body.ttl,
         "correlation_id": body.correlation_id,
         "message_id": message_id,
-        "sender_id": body.sender_id or COORDINATOR,
-        "token": call.bearer_token,
+        "sender_id": body.sender_id or SENDER,
+        "token": _token(call),
         "traceparent": call.traceparent,
     }
     with conflict_is_reuse(message_id, key_id):
@@ -258,12 +286,33 @@ async def get(call: Call[None, RecipientsQuery]) -> MessageFound:
     return MessageFound(message=MessageSchema.of(record), recipients=page.recipients, next=page.next, timestamp=now())
 
 
+async def read(call: Call[ReadBody, None]) -> MessageRead:
+    """Acknowledge a message: take it out of the inbox of its receiver, which has read it."""
+    message_id = call.params["message_id"]
+    copy = await call.backend.message_copy(message_id, call.body.agent_id)
+    removed = False
+    if copy.entry:
+        (removed,) = await call.gateway.inboxes.delete(copy.agent_id, [AckItem(copy.lane, copy.entry)])
+    return MessageRead(message_id=message_id, agent_id=copy.agent_id, removed=removed, read_at=now())
+
+
 def _matches(record: MessageRecord, query: MessagesQuery) -> bool:
     """Return True if a message of an agent's history is from the sender, and to the receiver, that are asked for."""
     if query.sender_id is not None and record.sender_id != query.sender_id:
         return False
     # The history of an agent has what it sent and what it received; of a broadcast, ``receiver_id`` names no agent.
     return query.receiver_id is None or record.receiver_id == query.receiver_id or record.sender_id != query.receiver_id
+
+
+def _token(call: Call[Any, Any]) -> str | None:
+    """Return the token of the sender; None without one."""
+    token = call.bearer_token
+    if not token:
+        return None
+    try:
+        return check_token(token, "the header Authorization")
+    except ConfigError as error:
+        raise TokenInvalid(str(error)) from None
 
 
 def _protocol(name: str | None) -> Protocol | None:

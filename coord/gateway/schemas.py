@@ -116,7 +116,7 @@ class TaskData(Struct, frozen=True):
 class SubmitTask(Struct, frozen=True):
     """POST /tasks/submit; unknown keys are ignored."""
 
-    task_data: msgspec.Raw
+    task_data: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
     priority: str | None = None
     requirements: Requirements | None = None
     timeout: Seconds | None = None  #: seconds, limits one attempt

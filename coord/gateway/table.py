@@ -15,6 +15,7 @@ from coord.gateway import (
     messages,
     metrics,
     queues,
+    reference,
     reports,
     rules,
     tasks,
@@ -45,14 +46,17 @@ from coord.gateway.messages import (
     BroadcastMessage,
     BroadcastSent,
     MessageFound,
+    MessageRead,
     MessageSent,
     MessagesListed,
     MessagesQuery,
+    ReadBody,
     RecipientsQuery,
     SendMessage,
 )
 from coord.gateway.metrics import MetricsSummary
-from coord.gateway.queues import QueueCleared, QueueSizes
+from coord.gateway.queues import LoadBalancerCounted, QueueCleared, QueuesCounted, QueueSizes, TasksCounted
+from coord.gateway.reference import Root
 from coord.gateway.reports import CompleteBody, FailBody, ProgressBody, ReleaseBody, Reported, StartBody
 from coord.gateway.routes import Route
 from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
@@ -98,6 +102,12 @@ ROUTES: tuple[Route, ...] = (
     # Metrics: requests within a second share one read.
     Route("GET", "/metrics", metrics.scrape, answer=None, role="readonly", counted=False),
     Route("GET", "/metrics/summary", metrics.summary, answer=MetricsSummary, role="readonly"),
+    # The service
+    Route("GET", "/", reference.root, answer=Root, role=None),
+    Route("GET", "/schema/openapi.json", reference.openapi, answer=None, role=None),
+    Route("GET", "/docs", reference.page, answer=None, role=None),
+    Route("GET", "/docs/page.js", reference.script, answer=None, role=None),
+    Route("GET", "/docs/page.css", reference.style, answer=None, role=None),
     # Agents
     Route(
         "POST", "/agents/register", agents.register,
@@ -194,6 +204,9 @@ ROUTES: tuple[Route, ...] = (
         errors=("cursor_invalid",),
         example={"state": "running", "limit": 20},
     ),
+    Route("GET", "/tasks/status", queues.task_stats, answer=TasksCounted, role="readonly"),
+    Route("GET", "/tasks/queues/stats", queues.queue_stats, answer=QueuesCounted, role="readonly"),
+    Route("GET", "/load-balancer/stats", queues.load_balancer_stats, answer=LoadBalancerCounted, role="readonly"),
     Route("GET", "/tasks/queues", queues.sizes, answer=QueueSizes, role="readonly"),
     Route(
         "POST", "/tasks/queues/{priority}/clear", queues.clear,
@@ -252,6 +265,12 @@ ROUTES: tuple[Route, ...] = (
         "GET", "/messages/{message_id:id}", messages.get,
         query=RecipientsQuery, answer=MessageFound, role="readonly",
         errors=("message_not_found", "cursor_invalid"),
+    ),
+    Route(
+        "POST", "/messages/{message_id:id}/read", messages.read,
+        body=ReadBody, answer=MessageRead, role="agent", own="body.agent_id",
+        errors=("message_not_found",),
+        example={"agent_id": "a1"},
     ),
     # Links
     Route(

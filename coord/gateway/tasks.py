@@ -15,7 +15,7 @@ from coord.errors import CoordError
 from coord.gateway.backend import Appended
 from coord.gateway.body import decode
 from coord.gateway.errors import Problem, RequestError
-from coord.gateway.idempotency import IDEMPOTENCY_KEY, conflict_is_reuse, key_of, task_id_of, task_id_of_key
+from coord.gateway.idempotency import conflict_is_reuse, id_of
 from coord.gateway.routes import Answer, Call, written
 from coord.gateway.schemas import PoolsFound, SubmitTask, Submitted, TaskData, TaskExplained, TaskFound, TaskSchema, now
 from coord.models.ids import Id, new_id
@@ -52,7 +52,10 @@ class TasksQuery(Struct, frozen=True):
 class SubmitBatch(Struct, frozen=True):
     """POST /tasks/batch."""
 
-    tasks: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MOST_IN_BATCH)]  #: as of POST /tasks/submit
+    tasks: Annotated[
+        list[Annotated[msgspec.Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/SubmitTask"})]],
+        Meta(min_length=1, max_length=MOST_IN_BATCH),
+    ]  #: as of POST /tasks/submit
 
 
 class CancelBody(Struct, frozen=True):
@@ -126,14 +129,13 @@ async def list_tasks(call: Call[None, TasksQuery]) -> TasksListed:
 
 async def submit_batch(call: Call[SubmitBatch, None]) -> BatchSubmitted:
     """Submit up to 1,000 tasks; each has a result of its own."""
-    key, traceparent = key_of(call.header(IDEMPOTENCY_KEY)), call.header(b"traceparent")
+    traceparent = call.header(b"traceparent")
     found: list[tuple[TaskSubmitted, Priority] | CoordError] = []
     ids: set[str] = set()
     for number, raw in enumerate(call.body.tasks):
-        key_id = None if key is None else task_id_of_key(f"{key} {number}")
         try:
             body = decode(bytes(raw), SubmitTask, at=("body", "tasks", str(number)))
-            fact, priority = task_fact(body, key_id, traceparent)
+            fact, priority = task_fact(body, id_of(call, number), traceparent)
             if fact.task_id in ids:
                 raise RequestError("body_invalid", f"tasks.{number}: task_id '{fact.task_id}' is in the batch twice")
             ids.add(fact.task_id)
@@ -182,7 +184,7 @@ def _batch_error(error: CoordError, task_id: str | None = None) -> BatchResult:
 
 async def submit(call: Call[SubmitTask, None]) -> Struct | Answer:
     """Submit a task."""
-    body, key_id = call.body, task_id_of(call.header(IDEMPOTENCY_KEY))
+    body, key_id = call.body, id_of(call)
     fact, priority = task_fact(body, key_id, call.header(b"traceparent"))
     with conflict_is_reuse(fact.task_id, key_id):
         at, answered = await call.backend.submit(fact, priority, call.wait_s)

@@ -29,10 +29,12 @@ from coord.queries.explanations import explain_task
 from coord.queries.links import get_links, list_links, parse_link
 from coord.queries.memory import get_memory, measure_memory
 from coord.queries.messages import (
+    MessageCopy,
     MessagePage,
     RecipientPage,
     get_conversation,
     get_message,
+    get_message_copy,
     list_messages,
     list_recipients,
 )
@@ -89,6 +91,7 @@ __all__ = [
     "Backlog",
     "LiveSetting",
     "LogWindow",
+    "MessageCopy",
     "MessagePage",
     "PoolBacklog",
     "PoolChanges",
@@ -125,6 +128,7 @@ __all__ = [
     "get_log_window",
     "get_memory",
     "get_message",
+    "get_message_copy",
     "get_modifier_rule",
     "get_named_tasks",
     "get_pool_changes",
