@@ -156,6 +156,8 @@ class GatewayApp:
         if call.method == "POST" and IDEMPOTENCY_KEY in call.headers:
             key = key_of(call.header(IDEMPOTENCY_KEY))
             if key is not None:
+                if route.body is None:  # the same request has the same body, although it is ignored
+                    call.raw = await read_body(call, self._settings.max_entry_bytes, self._settings.gateway_body_s)
                 return await run_once(call, key, route.handle)
         return await route.handle(call)
 

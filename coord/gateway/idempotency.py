@@ -146,8 +146,9 @@ async def _set(call: Call[Any, Any], name: str, value: bytes, *options: str | in
     backend = call.backend
     async with backend.limited():
         connection = backend.client.connection
-        found = await connection.redis.execute_command("SET", connection.keys.of(name), value, *options)
-    return found if isinstance(found, bytes) and "GET" in options else None
+        gets = "GET" in options
+        found = await connection.redis.execute_command("SET", connection.keys.of(name), value, *options, get=gets)
+    return found if gets and isinstance(found, bytes) else None
 
 
 async def _release(call: Call[Any, Any], name: str) -> None:

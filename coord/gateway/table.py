@@ -241,8 +241,7 @@ ROUTES: tuple[Route, ...] = (
         "POST", "/messages/send", messages.send,
         body=SendMessage, answer=MessageSent, role="agent", own="body.sender_id",
         errors=(
-            "invalid_protocol", "invalid_priority", "invalid_message_type", "agent_not_found", "undeliverable",
-            "not_linked", "not_in_hierarchy", "no_subordinates", "id_conflict", "token_missing", "token_invalid",
+            "invalid_protocol", "invalid_priority", "invalid_message_type", "agent_not_found", "not_linked", "not_in_hierarchy", "no_subordinates", "id_conflict", "token_missing", "token_invalid",
         ),
         example={"receiver_id": "a1", "message_type": "direct", "payload": {"text": "hello"}},
     ),

@@ -1,6 +1,4 @@
-"""A cell at work with a gateway, in a thread of their own, for all tests of one file; and a client that keeps its
-connection.
-"""
+"""A cell at work with a gateway, in a thread of their own, for all tests of one file."""
 
 from __future__ import annotations
 
