@@ -32,7 +32,8 @@ class Role(StrEnum):
 class Family(NamedTuple):
     """What each role does with a family of keys.
 
-    ``a`` appends an entry, ``r`` reads, ``w`` writes, ``c`` counts entries without reading them, ``d`` deletes entries.
+    ``a`` appends an entry, ``r`` reads, ``c`` counts entries without reading them, ``d`` deletes entries,
+    ``w`` writes.
     """
 
     kind: str  #: type of the keys
@@ -53,7 +54,7 @@ FAMILIES: dict[str, Family] = {
     "in:messages:*": Family("stream", agent="a", client="a", gateway="ac", operator="ar"),
     "in:links": Family("stream", agent="a", gateway="c", operator="r"),
     "in:control:distributor": Family("stream", gateway="ac", operator="ar"),
-    "in:control:registry": Family("stream", gateway="c", operator="ar"),
+    "in:control:registry": Family("stream", gateway="ac", operator="ar"),
     "in:control:router": Family("stream", gateway="ac", operator="ar"),
     "agent:*": Family("hash", gateway="r", operator="r"),
     "agents:active": Family("set", gateway="r", operator="r"),
@@ -66,7 +67,10 @@ FAMILIES: dict[str, Family] = {
     "agents:by:*": Family("set", gateway="r", operator="r"),
     "agents:health": Family("zset", gateway="r", operator="r"),
     "agents:facets": Family("set", gateway="r", operator="r"),
-    "token:*": Family("hash", operator="r"),
+    "token:*": Family("hash", gateway="r", operator="r"),
+    "tokens": Family("hash", gateway="r", operator="r"),
+    "api_key:*": Family("hash", gateway="r", operator="r"),
+    "api_keys": Family("zset", gateway="rw", operator="r"),
     "clock": Family("hash", operator="r"),
     "task:*": Family("hash", client="r", gateway="r", operator="r"),
     "inflight:*": Family("set", gateway="r", operator="r"),
@@ -112,16 +116,19 @@ FAMILIES: dict[str, Family] = {
     "workers:gateway": Family("zset", gateway="w"),
     "waiting": Family("hash", gateway="r", operator="r"),
     "dead:in": Family("stream", gateway="c", operator="r"),
-    "log:agents": Family("stream", operator="r"),
+    "log:agents": Family("stream", gateway="r", operator="r"),
     "log:messages": Family("stream", gateway="r", operator="r"),
     "log:tasks": Family("stream", gateway="r", operator="r"),
-    "log:progress": Family("stream", operator="r"),
+    "log:progress": Family("stream", gateway="r", operator="r"),
     "log:reports": Family("stream", operator="r"),
     "log:learned": Family("stream", operator="r"),
     "log:plans": Family("stream", operator="r"),
     "log:loads": Family("stream", operator="r"),
     "log:control": Family("stream", gateway="r", operator="r"),
     "size:*": Family("string", operator="r"),
+    "gateway:requests:*": Family("string", gateway="rw", operator="r"),
+    "gateway:ticket:*": Family("string", gateway="rw", operator="r"),
+    "gateway:refreshed:*": Family("string", gateway="rw", operator="r"),
 }
 
 #: type of a key -> the commands that read it.
@@ -144,14 +151,14 @@ READS: dict[str, tuple[str, ...]] = {
     "list": ("lrange", "llen"),
     "string": ("get",),
 }
+#: type of a key -> the commands that count its entries, and read none of them: facts of agents have their tokens.
+COUNTS: dict[str, tuple[str, ...]] = {"stream": ("xlen", "xpending"), "zset": ("zcard",)}
 #: type of a key -> the commands that write it.
 WRITES: dict[str, tuple[str, ...]] = {
     "hash": ("hset", "pexpire"),
-    "string": ("set", "getdel"),
+    "string": ("set", "incrby", "getdel"),
     "zset": ("zadd", "zrem", "zremrangebyscore"),
 }
-#: type of a key -> the commands that count its entries, and read none of them: facts of agents have their tokens.
-COUNTS: dict[str, tuple[str, ...]] = {"stream": ("xlen", "xpending"), "zset": ("zcard",)}
 #: Commands that read a key of any type.
 _READS_OF_ANY = ("exists", "pttl", "memory|usage")
 #: role -> the commands of ``READS`` that it sends; a role that is not here sends all of them, and ``_READS_OF_ANY``.

@@ -255,13 +255,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # HTTP gateway
 
-    #: Address that the gateway binds. Only loopback addresses are allowed unless ``gateway_allow_open`` is set.
+    #: Address that the gateway binds. Any other than a loopback address requires ``gateway_security``.
     gateway_host: str = "127.0.0.1"
     #: Port that the gateway binds. 0 selects any free port.
     gateway_port: Port = 9001
-    #: Allow the gateway to bind an address that other machines can reach. Off by default, because the gateway has no
-    #: authentication: anyone who can connect has full access.
-    gateway_allow_open: bool = False
+    #: Every request needs a credential: an API key, a JWT, or the token of an agent; and push workers refuse private
+    #: addresses as endpoints. Off by default, because only programs on this machine reach a loopback address.
+    gateway_security: bool = False
+    #: Maximum number of requests of one credential in a minute, in all gateways together, if ``gateway_security`` is
+    #: on. 0: no limit. Heartbeats and health checks do not count.
+    gateway_rate: CountOrZero = 6_000
+    #: The same for the requests of an address without a credential, such as logins.
+    gateway_open_rate: CountOrZero = 120
+    #: Maximum number of refused credentials of one address in a minute. After them the gateway answers every other
+    #: credential from there with 429, and does not check it.
+    gateway_refused_rate: Count = 20
+    #: Addresses or networks of reverse proxies, with commas between. The gateway believes their headers
+    #: ``X-Forwarded-For`` and ``X-Forwarded-Proto``, and those of nobody else.
+    gateway_trusted_proxies: str | None = None
+    #: Origins whose web pages may use the gateway, with commas between, such as ``https://ops.example.org``. Unset:
+    #: only pages of the gateway itself.
+    gateway_cors_origins: str | None = None
+    #: Secret for JWTs that are signed with HS256: 32 characters at least. The gateway issues and accepts such JWTs.
+    gateway_jwt_secret: str | None = None
+    #: RSA key for JWTs that are signed with RS256, as PEM or as the path of a file. With a private key the gateway
+    #: issues and accepts such JWTs; with a public key it only accepts them.
+    gateway_jwt_key: str | None = None
+    #: Issuer of the JWTs, claim ``iss``. Unset: not checked.
+    gateway_jwt_issuer: str | None = None
+    #: Audience of the JWTs, claim ``aud``. Unset: not checked.
+    gateway_jwt_audience: str | None = None
+    #: Time for which a JWT that the gateway issues is valid.
+    gateway_jwt_ttl_s: Seconds = 900.0
+    #: Time for which a refresh token is valid.
+    gateway_refresh_ttl_s: Seconds = 7.0 * DAY_S
     #: Time for which a write request waits for the answer of a worker. After it the gateway answers 202 (accepted).
     gateway_wait_s: Seconds = 2.0
     #: Timeout for Redis. After it the gateway answers 503. The default is below the usual timeout of HTTP clients.
@@ -270,9 +297,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gateway_body_s: Seconds = 30.0
     #: Maximum number of concurrent requests. The gateway answers further ones with 503, so that memory is bounded.
     gateway_requests: Count = 1_000
-
-    #: Every request needs a credential. Push workers refuse private addresses as endpoints.
-    gateway_security: bool = False
+    #: Maximum number of listeners to events, of /events and /ws together. The gateway answers further ones with 503.
+    gateway_listeners: Count = 5_000
 
     # Push workers
 

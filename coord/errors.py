@@ -8,12 +8,12 @@
     ├── Forbidden           the sender may not speak for this agent
     │   └── TokenMissing, TokenInvalid
     ├── NotFound            no such record, or no record any more
-    │   ├── TaskNotFound, UnknownAgent, AgentNotEnrolled, MessageNotFound, EntryNotFound
+    │   ├── TaskNotFound, UnknownAgent, AgentNotEnrolled, ApiKeyNotFound, MessageNotFound, EntryNotFound
     │   └── AgentNotFound
     │       └── AgentLeft
     ├── Conflict            the request contradicts the present state
     │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded
-    │   ├── AgentNotDraining, AgentIsEnrolled, StaleLease
+    │   ├── AgentNotDraining, AgentIsEnrolled, ApiKeysFull, StaleLease
     │   ├── LinkNotRequested, LinkDeclined, LinksFull, HierarchyCycle
     │   └── DataFolderInUse
     ├── Unavailable         the server or the cell cannot take the request now
@@ -207,6 +207,12 @@ class AgentNotEnrolled(NotFound):
     code = "agent_not_enrolled"
 
 
+class ApiKeyNotFound(NotFound):
+    """No key of the HTTP API has this id."""
+
+    code = "api_key_not_found"
+
+
 class MessageNotFound(NotFound):
     """No message has this id, or its record was removed."""
 
@@ -232,6 +238,12 @@ class AgentIsEnrolled(Conflict):
     """The agent has a token already."""
 
     code = "agent_enrolled"
+
+
+class ApiKeysFull(Conflict):
+    """There are as many keys of the HTTP API as there may be."""
+
+    code = "api_keys_full"
 
 
 class TaskAlreadyFinished(Conflict):

@@ -65,6 +65,13 @@ token:{id}                            hash    of an enrolled agent: current, pre
                                               previous_until (ms), fact_id (the last effective fact of an operator).
                                               No TTL while it has a token; as long as the record of a departed agent
                                               once its token is revoked
+tokens                                hash    SHA-256 of a token -> the agent that has it, or had it until it was
+                                              replaced: a hint, ``token:{id}`` says what is valid
+api_key:{id}                          hash    of a key of the HTTP API: digest (SHA-256 of the key, in hex) role
+                                              agent_id (of the role agent) name created_at (ms) created_by (a client)
+                                              expires_at (ms; absent: never). No TTL: it is there until it is revoked
+api_keys                              zset    key of the HTTP API -> ms of its last use, written by gateways once a
+                                              minute at most; 0: never
 clock                                 hash    observed (ms), ticked_at (ms) of the agents' clock, by the registry;
                                               attempts (ms), attempts_at (ms) of the attempts' clock, by the
                                               distributor: see ``workers/lua/lib/tasks.lua``; requests (ms), requests_at
@@ -248,6 +255,18 @@ size:{stream}                         string  of each log, ``dead:in`` and repli
                                               section, then the ids at which the newest three sections begin, spaces
                                               between. A section is a quarter of the cap. TTL that of the stream
 ====================================  ======  ==============================================================
+
+Gateways, written by them
+
+====================================  ======  ==============================================================
+gateway:requests:{caller}:{window}    string  requests of a caller (``key:``, ``user:`` or ``agent:`` and an id, or
+                                              ``address:`` and an address; percent-encoded) in a minute, or refused
+                                              credentials (``refused:`` and an address). Gateways take several at once.
+                                              TTL 3 min
+gateway:ticket:{digest}               string  whom a ticket for one stream of events stands for (JSON), by its SHA-256.
+                                              Removed when it is used. TTL 30 s
+gateway:refreshed:{id}                string  1: the refresh token with this id was used. TTL that of the token
+====================================  ======  ==============================================================
 """
 
 from __future__ import annotations
@@ -266,11 +285,11 @@ CONSUMES: dict[str, tuple[str, ...]] = {
     "router": ("in:control:router", "in:links", *MESSAGE_STREAMS),
 }
 
-#: The kind of the presence of gateways, which read no stream of facts.
-GATEWAY = "gateway"
 #: Every kind of worker. Push workers consume no facts: they read inboxes.
 PUSH = "push"
 KINDS: tuple[str, ...] = (*CONSUMES, PUSH)
+#: The kind of the presence of gateways, which read no stream of facts.
+GATEWAY = "gateway"
 
 #: Keys without a TTL (a test checks that every other key has one); ``*`` is one variable part.
 WITHOUT_TTL: tuple[str, ...] = (
@@ -282,6 +301,9 @@ WITHOUT_TTL: tuple[str, ...] = (
     "agent:*",
     "agents:*",
     "token:*",
+    "tokens",
+    "api_key:*",
+    "api_keys",
     "clock",
     "task:*",
     "inflight:*",
@@ -337,6 +359,10 @@ class Keys:
     def token(self, agent_id: str) -> str:
         """Return the key of the digests of an agent's tokens."""
         return f"{self.prefix}token:{agent_id}"
+
+    def api_key(self, key_id: str) -> str:
+        """Return the key of the record of a key of the HTTP API."""
+        return f"{self.prefix}api_key:{key_id}"
 
     def inflight(self, agent_id: str) -> str:
         """Return the key of the tasks in flight on an agent."""

@@ -46,11 +46,19 @@ COUNTED = {
     "hop_limit": "answers",
     "conversation_messages": "messages",
     "gateway_requests": "requests",
+    "gateway_listeners": "listeners",
     "push_connections": "connections",
     "health_threshold": "number",
     "gateway_port": "port number",
 }
-SUFFIXES = {"_ms": "milliseconds", "_s": "seconds", "_bytes": "bytes", "_entries": "entries", "_tasks": "tasks"}
+SUFFIXES = {
+    "_ms": "milliseconds",
+    "_s": "seconds",
+    "_bytes": "bytes",
+    "_entries": "entries",
+    "_tasks": "tasks",
+    "_rate": "a minute",
+}
 #: Suffix of a name -> larger units, and the value that equals one of each.
 LARGER = {
     "_ms": (("h", 3_600_000), ("min", 60_000), ("s", 1_000)),

@@ -155,7 +155,7 @@ class Endpoints:
             status, body = await self._post(url, message, headers)
         except aiohttp.ClientConnectorError as error:
             return _unreachable(str(error.os_error) or type(error.os_error).__name__)
-        except (aiohttp.InvalidURL, ValueError):
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError):
             return _unreachable("it is not a URL that begins with http:// or https://")
         except aiohttp.ConnectionTimeoutError:
             return _unreachable(f"no answer within {self._silence_s:g} s")

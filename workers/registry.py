@@ -28,12 +28,15 @@ from coord.models.facts import (
     AgentStatusChanged,
     AgentTokenRevoked,
     AgentTokenRotated,
+    ApiKeyCreated,
+    ApiKeyRevoked,
     EntriesPurged,
     EntryReplayed,
     Fact,
 )
 from workers.service import Failure, ReceivedFact, Service, Tick, ticks_of
 from workers.transitions import (
+    ApiKeyChange,
     Call,
     Departure,
     DrainRequest,
@@ -137,6 +140,29 @@ class Registry(Service):
             changes.append(change)
         return self.cell.scripts.change_token(changes)
 
+    def change_api_key(self, batch: list[ReceivedFact[ApiKeyCreated | ApiKeyRevoked]]) -> Call[list[str]]:
+        """``change_api_key`` for a batch of operators' requests about API keys, in their order."""
+        changes: list[ApiKeyChange] = []
+        for entry, fact, caller in batch:
+            if isinstance(fact, ApiKeyRevoked):
+                change = ApiKeyChange(entry.id, caller, fact.key_id, "revoke")
+            else:
+                lifetime_ms = None if fact.lifetime is None else int(fact.lifetime * 1000)
+                agent_id = fact.agent_id or ""
+                change = ApiKeyChange(
+                    entry.id,
+                    caller,
+                    fact.key_id,
+                    "create",
+                    fact.key_sha256,
+                    fact.role,
+                    agent_id,
+                    fact.name,
+                    lifetime_ms,
+                )
+            changes.append(change)
+        return self.cell.scripts.change_api_key(changes)
+
     def purge(self, batch: list[ReceivedFact[EntriesPurged]]) -> Call[list[str]]:
         """``purge`` for a batch of ``EntriesPurged``: entries of every stream, also of other kinds of worker."""
         return self.purge_dead("entries", batch)
@@ -205,6 +231,8 @@ HANDLERS: dict[type[Fact], Callable[[Registry, list[ReceivedFact[Any]]], Call[li
     AgentEnrolled: Registry.change_token,
     AgentTokenRotated: Registry.change_token,
     AgentTokenRevoked: Registry.change_token,
+    ApiKeyCreated: Registry.change_api_key,
+    ApiKeyRevoked: Registry.change_api_key,
     EntryReplayed: Registry.requeue,
     EntriesPurged: Registry.purge,
 }

@@ -85,6 +85,7 @@ for place in (
     "coord.cli.agents:agents",
     "coord.cli.messages:messages",
     "coord.cli.links:links",
+    "coord.cli.keys:keys",
     "coord.cli.settings:strategy",
     "coord.cli.settings:settings",
     "coord.cli.dead:dead",

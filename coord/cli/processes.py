@@ -84,7 +84,8 @@ def gateway(
 
     It may start before Redis, and responds with 503 until Redis is available. One process uses one core.
 
-    There is no authentication yet: it binds loopback addresses only, unless COORD_GATEWAY_ALLOW_OPEN=true.
+    With COORD_GATEWAY_SECURITY=on every request needs a key (`coord keys create`). Without it the gateway binds
+    loopback addresses only.
 
     The log is readable on a terminal, else JSON lines.
 

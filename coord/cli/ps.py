@@ -67,7 +67,7 @@ def ps(
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Show the workers of a cell (entries handled, rate, lag), and what uses the memory of the server.
+    """Show the workers and gateways of a cell (entries or requests, rate, lag), and what uses the memory of the server.
 
     There is a warning if a kind has no worker, a worker makes no progress, entries wait too long, or the memory of the
     server is so full that submissions are refused or no task is placed.

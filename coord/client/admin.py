@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any, get_args
@@ -17,15 +18,25 @@ from msgspec import Struct
 
 from coord import codec, config, queries
 from coord.agent_token import check_token, digest_of_token, new_token
+from coord.api_key import id_of_key, new_key, new_key_id
 from coord.arguments import as_seconds, check_finite, decode_argument, encode_fields
 from coord.client.answers import Answer
 from coord.client.connection import ClientConnection
 from coord.client.handle import TaskHandle
 from coord.client.submission import check_strategy
 from coord.connection import reading
-from coord.errors import AgentNotDraining, AgentNotFound, ConfigError, EntryNotFound, FactInvalid, ResultTimeout
+from coord.errors import (
+    AgentNotDraining,
+    AgentNotFound,
+    ApiKeyNotFound,
+    ConfigError,
+    EntryNotFound,
+    FactInvalid,
+    ResultTimeout,
+)
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
+from coord.models.api_keys import ApiKey, CallerRole
 from coord.models.dead_letters import DeadKind
 from coord.models.facts import (
     AgentDrained,
@@ -36,6 +47,8 @@ from coord.models.facts import (
     AgentsPruned,
     AgentTokenRevoked,
     AgentTokenRotated,
+    ApiKeyCreated,
+    ApiKeyRevoked,
     DeadPurged,
     EntriesPurged,
     EntryReplayed,
@@ -340,6 +353,70 @@ class Admin:
             AgentNotEnrolled: it has no token.
         """
         await self._control("registry", AgentTokenRevoked(check_id(agent_id, "agent_id")), timeout)
+
+    # Keys of the HTTP API.
+
+    async def create_key(
+        self,
+        role: CallerRole | str,
+        *,
+        agent_id: str | None = None,
+        name: str = "",
+        lifetime: float | None = None,
+        timeout: float = ANSWER_S,
+    ) -> tuple[str, ApiKey]:
+        """Make a key of the HTTP API.
+
+        The key is made here, and only its SHA-256 is sent and stored: hand it out, nobody can read it later.
+
+        Args:
+            role: what its holder may do: ``readonly``, ``client``, ``agent``, ``operator`` or ``admin``.
+            agent_id: with the role ``agent``: the only agent that it may act for.
+            name: whom it is for, up to 128 characters.
+            lifetime: seconds for which it is valid, up to ten years; None: until it is revoked.
+            timeout: seconds to wait for the answer.
+
+        Returns: the key, and what the cell knows of it.
+
+        Raises:
+            FactInvalid: an argument does not fit.
+            ApiKeysFull: there are 10,000 keys.
+        """
+        if role not in set(CallerRole):
+            raise FactInvalid(not_one_of("role", str(role), list(CallerRole)))
+        if (role == CallerRole.AGENT) != (agent_id is not None):
+            raise FactInvalid("agent_id is needed with the role agent, and with no other role")
+        key_id = new_key_id()
+        key = new_key(key_id)
+        lifetime = None if lifetime is None else as_seconds(lifetime, "lifetime")
+        owner = None if agent_id is None else check_id(agent_id, "agent_id")
+        fact = ApiKeyCreated(key_id, digest_of_token(key), CallerRole(role), owner, name, lifetime)
+        await self._control("registry", fact, timeout)
+        with reading():
+            found = await queries.get_api_key(self._connection.redis, self._connection.keys, key_id)
+        if found is None:
+            raise ApiKeyNotFound(f"API key '{key_id}' was revoked at once")
+        return key, found[0]
+
+    async def keys(self) -> list[ApiKey]:
+        """Return the keys of the HTTP API, the oldest first, also those that have expired."""
+        with reading():
+            return await queries.list_api_keys(self._connection.redis, self._connection.keys)
+
+    async def revoke_key(self, key_id: str, *, timeout: float = ANSWER_S) -> None:
+        """Revoke a key of the HTTP API, and all JWTs that were issued for it; every gateway refuses them in a second.
+
+        Args:
+            key_id: its id, or the key itself.
+            timeout: seconds to wait for the answer.
+
+        Raises:
+            ApiKeyNotFound: no key has this id.
+        """
+        found = id_of_key(key_id) or key_id
+        if not re.fullmatch(r"[0-9a-f]{12}", found):
+            raise ApiKeyNotFound("that is no id of an API key: `coord keys list` shows the ids")
+        await self._control("registry", ApiKeyRevoked(found), timeout)
 
     # Links.
 

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from coord.arguments import as_seconds, check_connection_options
 from coord.client.answers import Answer, Appended
+from coord.client.events import LogReader
 from coord.client.outbox import Outbox
 from coord.client.submission import build_fact
 from coord.client.watcher import Watcher
@@ -18,6 +19,7 @@ from coord.config import Settings
 from coord.connection import connect, locate, wait_for_server
 from coord.errors import ConfigError, ResultTimeout
 from coord.keys import Keys
+from coord.models.events import Position
 from coord.models.ids import new_id
 from coord.program_settings import load_in_program
 from coord.streams import Append
@@ -166,6 +168,20 @@ class ClientConnection:
         checked, data = build_fact(stream, type(fact), fact, self.settings.max_entry_bytes)
         (entry,) = await self.append([Append(stream, checked, self.caller if wants_answer else "", data, token)])
         return FactHandle(self, stream, entry)
+
+    async def open_logs(self, start: str | Position | None, count: int) -> LogReader:
+        """Return a reader of the logs.
+
+        Args:
+            start: None: from now on; an entry id: after it, in all logs; else a position.
+            count: entries of each log in one read.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is unavailable.
+        """
+        reader = LogReader(self.redis, self.keys, count=count)
+        await reader.open(start)
+        return reader
 
     async def request(self, append: Append, timeout: float, worker: str, subject: str = "request") -> AnsweredFact:
         """Append one fact and wait for its answer, which may be an error.

@@ -7,8 +7,8 @@ silence always means that nothing happened.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
@@ -17,8 +17,8 @@ from coord import queries
 from coord.backoff import Backoff
 from coord.connection import is_demoted, leave_server
 from coord.keys import Keys
-from coord.models.events import LOGS, RESET, TRIMMED, Event
-from coord.models.ids import entry_order
+from coord.models.events import EMPTY, LOGS, RESET, TRIMMED, Event, LogPlace, Position
+from coord.models.ids import EntryOrder, entry_before, entry_order
 from coord.queries import LogWindow
 
 #: Entries of each log read in one round trip.
@@ -27,41 +27,192 @@ COUNT = 500
 AWAY_S = (0.1, 2.0)
 
 
-class LogCursor:
-    """The position up to which one log has been read."""
+class LogEvent(NamedTuple):
+    """An event, and how far its log has been read with it."""
 
-    def __init__(self, log: str, window: LogWindow, since: str | None) -> None:
+    event: Event
+    place: LogPlace
+    number: int = 0  #: of the event in its entry, from 1; 0: the entry has no other
+
+
+class LogCursor:
+    """The position up to which one log has been read.
+
+    Args:
+        log: its name.
+        window: its extent now.
+        start: where to begin: after this entry, which another log may have; at a place of this log; None: now.
+    """
+
+    def __init__(self, log: str, window: LogWindow, start: str | LogPlace | None) -> None:
         self.log = log
-        self.cursor = window.last if since is None else since
+        #: How far the entry after the cursor has been read already.
+        self.part: LogPlace | None = None
+        self._was_read = isinstance(start, LogPlace)
         #: Number of entries that the log had ever had at the cursor; None: unknown.
-        self._passed: int | None = window.added if since is None else None
-        if since == "0-0":
-            self._passed = window.added - window.length
+        self._passed: int | None = None
+        if start is None:
+            self.cursor, self._passed = window.last, window.added
+        elif isinstance(start, LogPlace):
+            self.cursor = start.entry
+            if start.entry == EMPTY:
+                self._passed = 0
+            elif start.done:
+                self.cursor, self.part = entry_before(start.entry), start
+        else:
+            self.cursor = start
+            if start == EMPTY:
+                self._passed = window.added - window.length
+                if window.length:
+                    self.cursor = entry_before(window.first)
 
     def advance(self, cursor: str, count: int) -> None:
         """Move to ``cursor``, after ``count`` entries."""
-        self.cursor = cursor
+        self.cursor, self.part = cursor, None
         if self._passed is not None:
             self._passed += count
 
-    def check(self, window: LogWindow) -> Event | None:
-        """Return an event for what was lost between the cursor and the next entry that can be read."""
+    def check(self, window: LogWindow) -> LogEvent | None:
+        """Return an event for what was lost between the cursor and the next entry that can be read; move behind it."""
         passed, cursor = self._passed, self.cursor
         if entry_order(window.last) < entry_order(cursor) or (passed is not None and window.added < passed):
             # What was read does not exist any more; new entries have later ids as time passes.
             self._passed = None if entry_order(window.last) > entry_order(cursor) else window.added
-            return None if passed is None else Event(self.log, window.last, RESET, {})
+            if passed is None and not self._was_read:
+                return None
+            self._move(min(cursor, window.last, key=entry_order))
+            return self._lost(window.last, RESET, None)
         if entry_order(window.last) == entry_order(cursor):
             unread_from = window.added
-        elif window.length == 0 or entry_order(window.first) > entry_order(cursor):
+        elif window.length == 0 or entry_order(entry_before(window.first)) > entry_order(cursor):
             unread_from = window.added - window.length
         else:
             return None
         self._passed = unread_from
-        if passed is None and entry_order(window.last) != entry_order(cursor):
-            return Event(self.log, window.first, TRIMMED, {}) if unread_from else None
-        missed = 0 if passed is None else unread_from - passed
-        return Event(self.log, window.first, TRIMMED, {"missed": str(missed)}) if missed > 0 else None
+        is_at_end = entry_order(window.last) == entry_order(cursor)
+        missed = None if passed is None else unread_from - passed
+        if missed == 0 or (missed is None and (is_at_end or not unread_from)):
+            return None
+        if not is_at_end:
+            self._move(entry_before(window.first) if window.length else window.last)
+        return self._lost(window.first if window.length else window.last, TRIMMED, missed)
+
+    def _move(self, cursor: str) -> None:
+        self.cursor, self.part = cursor, None
+
+    def _lost(self, entry_id: str, kind: str, missed: int | None) -> LogEvent:
+        fields = {} if missed is None else {"missed": str(missed)}
+        return LogEvent(Event(self.log, entry_id, kind, fields), LogPlace(self.cursor))
+
+
+class LogReader:
+    """Reads logs as one, in the order of the entry ids.
+
+    Args:
+        redis: a client as of ``coord.connection.connect``.
+        keys: of the cell.
+        logs: those to read, of ``LOGS``.
+        count: entries of each log in one read.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, logs: Sequence[str] = LOGS, count: int | None = None) -> None:
+        self._redis = redis
+        self._keys = {log: keys.of(f"log:{log}") for log in logs}
+        self._count = COUNT if count is None else count
+        self._cursors: dict[str, LogCursor] = {}
+        self._ends: dict[str, EntryOrder] = {}
+        self.is_full = False  #: whether the last read left entries behind
+
+    async def open(self, start: str | Position | None) -> None:
+        """Begin after an entry id (``0-0``: with the oldest entry that is kept), at a position, or now (None).
+
+        Raises:
+            redis.exceptions.RedisError: Redis is unavailable.
+        """
+        pipe = self._redis.pipeline(transaction=False)
+        windows = await self._execute(pipe)
+        for log, window in windows.items():
+            begin = start if start is None or isinstance(start, str) else start[log]
+            self._cursors[log] = LogCursor(log, window, begin)
+            self._ends[log] = entry_order(window.last)
+
+    @property
+    def position(self) -> dict[str, LogPlace]:
+        """How far each log has been read."""
+        return {log: one.part or LogPlace(one.cursor) for log, one in self._cursors.items()}
+
+    def is_before_end(self, event: Event) -> bool:
+        """Return True for an event that existed when the reader was opened."""
+        return event.type in {TRIMMED, RESET} or entry_order(event.id) <= self._ends[event.log]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all was read that existed when the reader was opened."""
+        return all(entry_order(one.cursor) >= self._ends[log] for log, one in self._cursors.items())
+
+    async def read(self, block_ms: int | None = None) -> list[LogEvent]:
+        """Return the next events of all logs; events for lost entries stand before all others.
+
+        Args:
+            block_ms: the longest wait for an event, in milliseconds; None: do not wait.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is unavailable; nothing is lost by it.
+        """
+        try:
+            return await self._read(block_ms)
+        except (redis_errors.RedisError, OSError) as error:
+            if is_demoted(error):
+                await leave_server(self._redis)
+            raise
+
+    async def _read(self, block_ms: int | None) -> list[LogEvent]:
+        command: list[Any] = ["XREAD", "COUNT", self._count]
+        if block_ms is not None:
+            command += ["BLOCK", block_ms]
+        command += ["STREAMS", *self._keys.values(), *(one.cursor for one in self._cursors.values())]
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.execute_command(*command)
+        answers: list[Any] = []
+        windows = await self._execute(pipe, answers)
+        # The extents are later than the entries: what they prove to be complete was complete when it was read.
+        lost = [gap for log, cursor in self._cursors.items() if (gap := cursor.check(windows[log])) is not None]
+        answer: dict[bytes, Any] = answers[0] or {}
+        read: dict[str, list[tuple[str, Mapping[bytes, bytes]]]] = {}
+        for log, cursor in self._cursors.items():
+            batches = answer.get(self._keys[log].encode(), ())
+            begin = entry_order(cursor.cursor)
+            entries = [(entry_id.decode(), fields or {}) for batch in batches for entry_id, fields in batch]
+            read[log] = [one for one in entries if entry_order(one[0]) > begin]
+        # A log that has more entries holds the others back: their later entries are read again in the next step.
+        lasts = (entry_order(entries[-1][0]) for entries in read.values() if len(entries) >= self._count)
+        fence = min(lasts, default=None)
+        self.is_full = fence is not None
+        found: list[LogEvent] = []
+        for log, entries in read.items():
+            ready = [one for one in entries if fence is None or entry_order(one[0]) <= fence]
+            if ready:
+                part = self._cursors[log].part
+                self._cursors[log].advance(ready[-1][0], len(ready))
+                for entry_id, fields in ready:
+                    begin_at = part.done if part is not None and part.entry == entry_id else 0
+                    found += _unfold(log, entry_id, fields, begin_at)
+        found.sort(key=lambda one: entry_order(one.event.id))
+        return lost + found
+
+    async def _execute(self, pipe: Any, answers: list[Any] | None = None) -> dict[str, LogWindow]:
+        """Send what is in the pipeline; return the extents of the logs after it."""
+        for key in self._keys.values():
+            pipe.xinfo_stream(key)
+        found = await pipe.execute(raise_on_error=False)
+        first = found[: -len(self._keys)]
+        for answer in first:
+            if isinstance(answer, Exception):
+                raise answer
+        if answers is not None:
+            answers += first
+        windows = map(queries.parse_log_window, found[-len(self._keys) :])
+        return dict(zip(self._keys, windows, strict=True))
 
 
 async def follow_events(
@@ -88,23 +239,17 @@ async def follow_events(
     Raises:
         redis.exceptions.RedisError: Redis is unavailable at the beginning, or at any time without ``follow``.
     """
-    windows = await _windows(redis, keys, logs)
-    cursors = {log: LogCursor(log, windows[log], since) for log in logs}
-    ends = {log: entry_order(windows[log].last) for log in logs}
+    reader = LogReader(redis, keys, logs)
+    await reader.open(since)
     backoff, is_away = Backoff(*AWAY_S), False
     while True:
         try:
-            found = await _step(redis, keys, cursors, block_ms if follow else None)
-            for event in found:
-                if follow or event.type in {TRIMMED, RESET} or entry_order(event.id) <= ends[event.log]:
-                    yield event
+            found = await reader.read(block_ms if follow else None)
         except (redis_errors.RedisError, OSError) as error:
             if not follow:
                 raise
             if not is_away:
                 on_outage(f"Redis is unavailable ({error}); the events of the outage follow when it is back")
-            if is_demoted(error):
-                await leave_server(redis)
             is_away = True
             await asyncio.sleep(backoff.next_s())
             continue
@@ -112,36 +257,20 @@ async def follow_events(
             on_outage("Redis is back")
             is_away = False
             backoff.reset()
-        if not follow and (not found or all(entry_order(cursors[log].cursor) >= ends[log] for log in logs)):
+        for event, *_ in found:
+            if follow or reader.is_before_end(event):
+                yield event
+        if not follow and (not found or reader.has_ended):
             return
 
 
-async def _step(redis: Redis, keys: Keys, cursors: Mapping[str, LogCursor], block_ms: int | None) -> list[Event]:
-    """Read all logs once; an event for lost entries stands before what comes after them."""
-    windows = await _windows(redis, keys, cursors)
-    found = [lost for log, cursor in cursors.items() if (lost := cursor.check(windows[log])) is not None]
-    command: list[Any] = ["XREAD", "COUNT", COUNT]
-    if block_ms is not None and not found:
-        command += ["BLOCK", block_ms]
-    command += ["STREAMS", *(keys.of(f"log:{log}") for log in cursors), *(one.cursor for one in cursors.values())]
-    answer: dict[bytes, Any] = await redis.execute_command(*command) or {}
-    read: dict[str, list[tuple[str, Mapping[bytes, bytes]]]] = {}
-    for log in cursors:
-        batches = answer.get(keys.of(f"log:{log}").encode(), ())
-        read[log] = [(entry_id.decode(), fields or {}) for batch in batches for entry_id, fields in batch]
-    # A log that has more entries holds the others back: their later entries are read again in the next step.
-    fence = min((entry_order(entries[-1][0]) for entries in read.values() if len(entries) >= COUNT), default=None)
-    for log, entries in read.items():
-        ready = [(entry_id, fields) for entry_id, fields in entries if fence is None or entry_order(entry_id) <= fence]
-        if ready:
-            cursors[log].advance(ready[-1][0], len(ready))
-            found += (event for entry_id, fields in ready for event in _events(log, entry_id, fields))
-    found.sort(key=lambda event: entry_order(event.id))
-    return found
-
-
-async def _windows(redis: Redis, keys: Keys, logs: Iterable[str]) -> dict[str, LogWindow]:
-    return {log: await queries.get_log_window(redis, keys.of(f"log:{log}")) for log in logs}
+def _unfold(log: str, entry_id: str, raw: Mapping[bytes, bytes], begin: int) -> list[LogEvent]:
+    """Return the events of an entry from number ``begin`` on, with their places."""
+    events = _events(log, entry_id, raw)
+    if len(events) == 1:
+        return [LogEvent(events[0], LogPlace(entry_id))]
+    places = [LogPlace(entry_id, done) for done in range(1, len(events))] + [LogPlace(entry_id)]
+    return [LogEvent(events[at], places[at], at + 1) for at in range(begin, len(events))]
 
 
 def _events(log: str, entry_id: str, raw: Mapping[bytes, bytes]) -> list[Event]:

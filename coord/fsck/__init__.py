@@ -16,6 +16,7 @@ from coord.config import Settings
 from coord.fsck.agents import check_agents
 from coord.fsck.checks import (
     check_alarms,
+    check_api_keys,
     check_broadcasts,
     check_caps,
     check_claims,
@@ -34,6 +35,7 @@ from coord.fsck.checks import (
     check_ttls,
 )
 from coord.fsck.snapshot import CellSnapshot, Finding, read_snapshot
+from coord.fsck.statistics import check_statistics
 from coord.keys import Keys
 
 __all__ = ["CellSnapshot", "Finding", "FsckReport", "examine", "read_snapshot"]
@@ -47,6 +49,7 @@ SINGLE = (
     check_claims,
     check_ends,
     check_tokens,
+    check_api_keys,
     check_ttls,
     check_caps,
     check_agents,
@@ -57,6 +60,7 @@ SINGLE = (
     check_masters,
     check_lanes,
     check_broadcasts,
+    check_statistics,
 )
 #: Snapshots of a live cell: a finding of at least three is certain. Totals are compared only in snapshots during which
 #: no counter changed, at least two of them. If there are no two such, at most five snapshots are taken.

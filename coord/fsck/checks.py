@@ -11,6 +11,7 @@ from types import MappingProxyType
 from coord.config import MIB
 from coord.fsck.snapshot import END_INDEX, HELD, WAITING, CellSnapshot, Finding, Record
 from coord.keys import WITHOUT_TTL
+from coord.models.api_keys import CallerRole
 from coord.models.tasks import LANE, TERMINAL, Priority, TaskState, is_named
 
 #: index -> state -> the times that may become due; the earliest is the score of the task.
@@ -151,6 +152,21 @@ def check_tokens(snapshot: CellSnapshot) -> Iterator[Finding]:
             yield Finding("token.unknown", f"token:{agent}", "no request of an operator made it")
         elif ("previous" in row) != ("previous_until" in row) or ("previous" in row and "current" not in row):
             yield Finding("token.previous", f"token:{agent}", "its earlier token has no end, or no token after it")
+        elif "current" in row and snapshot.token_agents.get(row["current"]) is None:
+            yield Finding(
+                "token.unlisted", "tokens", f"the token of {agent} is missing: the gateway does not accept it"
+            )
+
+
+def check_api_keys(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that each key of the HTTP API can be used, listed and revoked."""
+    for key_id, row in sorted(snapshot.api_keys.items()):
+        if row.get("role") not in set(CallerRole) or not row.get("digest"):
+            yield Finding("api_key.broken", f"api_key:{key_id}", "it has no digest or no role; revoke it")
+        elif key_id not in snapshot.used_api_keys:
+            yield Finding("api_key.unlisted", f"api_key:{key_id}", "it is not in api_keys, so no list shows it")
+    for key_id in sorted(set(snapshot.used_api_keys) - set(snapshot.api_keys)):
+        yield Finding("api_key.missing", "api_keys", f"{key_id} has no record")
 
 
 def check_ttls(snapshot: CellSnapshot) -> Iterator[Finding]:

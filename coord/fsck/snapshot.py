@@ -83,6 +83,9 @@ class CellSnapshot(NamedTuple):
     unclaimed: dict[str, float]  #: by agent
     dead_messages: Container[str] = frozenset()  #: messages whose records live as long as they are in the index
     tokens: Mapping[str, Record] = MappingProxyType({})  #: digests of tokens, by agent
+    token_agents: Mapping[str, str] = MappingProxyType({})  #: digest of a token -> agent
+    api_keys: Mapping[str, Record] = MappingProxyType({})  #: keys of the HTTP API, by id
+    used_api_keys: Mapping[str, float] = MappingProxyType({})  #: key of the HTTP API -> ms of its last use
     ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
     unreadable: Sequence[Finding] = ()  #: keys and records that could not be read
     requests: Mapping[str, float] = MappingProxyType({})
@@ -100,6 +103,8 @@ class CellSnapshot(NamedTuple):
     subordinates: Mapping[str, set[str]] = MappingProxyType({})  #: master -> agents
     leases: Mapping[str, str] = MappingProxyType({})  #: lane -> lease of its router
     broadcasts: Mapping[str, BroadcastState] = MappingProxyType({})  #: by message id
+    histograms: Mapping[str, str] = MappingProxyType({})
+    task_types: Mapping[str, str] = MappingProxyType({})  #: as ``histograms`` read before the counters
 
 
 async def read_snapshot(redis: Any, keys: Keys, settings: Settings) -> CellSnapshot:
@@ -131,6 +136,7 @@ class _Reader:
         inflight = {agent: await self._members(f"inflight:{agent}") for agent in _rest(names, "inflight:")}
         inboxes = {inbox: await self._entries(f"inbox:{inbox}") for inbox in _rest(names, "inbox:")}
         ended = {index: set(await self._zset(index)) for index in sorted(set(END_INDEX.values()))}
+        histograms, task_types = await self._hash("histograms"), await self._hash("task_types")
         after = await self._read("counters", self.redis.hgetall(self.keys.of("counters")), {})
         return CellSnapshot(
             counters=self._counters(after),
@@ -146,6 +152,9 @@ class _Reader:
             unclaimed=await self._zset("unclaimed"),
             dead_messages=await self._zset("messages:dead"),
             tokens=await self._tokens(_rest(names, "token:")),
+            token_agents=await self._hash("tokens"),
+            api_keys={one: await self._hash(f"api_key:{one}") for one in _rest(names, "api_key:")},
+            used_api_keys=await self._zset("api_keys"),
             requests=await self._zset("requests"),
             message_records=await self._message_records(_rest(names, "message:")),
             conversations=await self._conversations(_rest(names, "conversation:")),
@@ -165,6 +174,8 @@ class _Reader:
             },
             leases=await self._leases(),
             broadcasts=await self._broadcasts(_rest(names, "recipients:")),
+            histograms=histograms,
+            task_types=task_types,
         )
 
     async def _leases(self) -> dict[str, str]:

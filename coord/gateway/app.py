@@ -1,11 +1,11 @@
 """The ASGI app: finds the route of a request, checks and decodes the request, calls the handler, sends its answer.
 
-The order of the checks: the number of requests at work, foreign web pages, the path and the method, access, the query,
+The order of the checks: foreign web pages, the path and the method, the number of requests at work, access, the query,
 the body. Nothing of a body is read before access is granted.
 
-There is no authentication yet, and every browser on this machine reaches its loopback address. So the gateway refuses
-a Host header that is a foreign name (DNS rebinding: a name of the attacker that resolves to 127.0.0.1), and a request
-from another origin.
+Every browser on this machine reaches its loopback address. So without security the gateway refuses a Host header that
+is a foreign name (DNS rebinding: a name of the attacker that resolves to 127.0.0.1). It always refuses a request from
+another origin that is not allowed.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from functools import cache, lru_cache
-from ipaddress import ip_address
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from coord import codec, logs
+from coord.api_key import redacted
 from coord.background import cancel_and_wait
 from coord.config import Settings
+from coord.gateway.access import CallerAccess
 from coord.gateway.backend import Backend
 from coord.gateway.body import decode, read_body
 from coord.gateway.errors import RequestError
@@ -35,6 +37,7 @@ from coord.gateway.query import decode_query
 from coord.gateway.router import Router, allowed
 from coord.gateway.routes import JSON, Answer, Call, Connection, Receive, Route, Scope, Send, Stream
 from coord.gateway.table import ROUTES
+from coord.gateway.web import HSTS, PAGE, PLAIN
 
 log = logs.get_logger()
 
@@ -69,6 +72,9 @@ class Access(Protocol):
         Raises:
             RequestError: the caller may not act for the agent in the body.
         """
+
+    def guarded(self, call: Call[Any, Any], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Return the chunks of a stream, which ends when its caller is not valid any more."""
 
 
 class GatewayApp:
@@ -119,25 +125,33 @@ class GatewayApp:
         if call.path.startswith("/health"):
             return  # health reveals nothing
         host = call.header(b"host") or ""
-        if not self._settings.gateway_allow_open and not _is_local_name(host):
+        web = self.gateway.web
+        if not web.is_known_name(host):
             raise RequestError(
                 "cross_origin",
                 f"the Host header {host[:200]!r} is not a name of this gateway; use localhost or its IP address",
             )
         origin = call.header(b"origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and urlsplit(origin).netloc != host and not web.is_open_to(origin):
             raise RequestError("cross_origin", "requests from web pages of another origin are refused")
 
     def _find(self, call: Call[Any, Any]) -> tuple[Route, Mapping[str, str]]:
         if call.method == "OPTIONS":
             methods, params = self._router.methods(call.path)
-            headers = {"Allow": allowed(methods)}
+            headers = {"Allow": allowed(methods)} | self._preflight(call, methods)
 
             async def options(_call: Call[Any, Any]) -> Answer:
                 return Answer(None, 204, headers)
 
-            return Route("GET", call.path, options, answer=None, role=None), params
+            return Route("GET", call.path, options, answer=None, role=None, limited=False), params
         return self._router.find(call.method, call.path)
+
+    def _preflight(self, call: Call[Any, Any], methods: Iterable[str]) -> dict[str, str]:
+        origin = call.header(b"origin")
+        is_asked = call.header(b"access-control-request-method") is not None
+        if origin is None or not is_asked or not self.gateway.web.is_open_to(origin):
+            return {}
+        return self.gateway.web.preflight_headers(sorted({*methods} - {"WEBSOCKET"}))
 
     def _check_load(self) -> None:
         if self.gateway.active > self._settings.gateway_requests:
@@ -159,7 +173,10 @@ class GatewayApp:
                 if route.body is None:  # the same request has the same body, although it is ignored
                     call.raw = await read_body(call, self._settings.max_entry_bytes, self._settings.gateway_body_s)
                 return await run_once(call, key, route.handle)
-        return await route.handle(call)
+        answer = await route.handle(call)
+        if self._access is not None and isinstance(answer, Stream):
+            return replace(answer, chunks=self._access.guarded(call, answer.chunks))
+        return answer
 
 
 def _encoded(answer: Struct | Stream | None) -> Response | None:
@@ -191,6 +208,7 @@ async def _send(call: Call[Any, Any], response: Response) -> None:
     if call.method == "WEBSOCKET":
         await _refuse_websocket(call, response)
         return
+    response.headers.extend(_safety_headers(call, response.headers))
     scope, _, send = call.connection
     if isinstance(response.body, bytes):
         respond = scope.get(RESPOND)
@@ -232,7 +250,7 @@ async def _send_stream(call: Call[Any, Any], chunks: AsyncIterator[bytes]) -> No
         sending.uncancel()
     except Exception:
         # The status is sent, so only the broken end of the response can tell the caller.
-        log.exception("gateway.defect", method=call.method, path=call.path)
+        log.exception("gateway.defect", method=call.method, path=redacted(call.path))
         raise
     finally:
         is_ended = True
@@ -268,16 +286,35 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-@lru_cache(maxsize=256)
-def _is_local_name(host: str) -> bool:
-    """Return True if a Host header is an address or ``localhost``, so no foreign DNS can have led the browser here."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name in {"", "localhost"} or bool(ip_address(name))
-    except ValueError:
-        return False
+def _safety_headers(call: Call[Any, Any], headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the headers that protect callers in browsers."""
+    web = call.gateway.web
+    found = PLAIN
+    for name, value in headers:
+        if name == b"content-type" and value.startswith(b"text/html"):
+            found = PAGE
+    origin = call.header(b"origin")
+    if origin is not None and web.is_open_to(origin):
+        found = [*found, *web.cors_headers(origin)]
+    scope = call.connection.scope
+    client = scope.get("client")
+    if web.is_https(scope.get("scheme", "http"), str(client[0]) if client else "", call.header(b"x-forwarded-proto")):
+        found = [*found, HSTS]
+    return found
 
 
 def make_app(backend: Backend, settings: Settings, access: Access | None = None) -> GatewayApp:
-    """Return the ASGI app of a gateway."""
-    return GatewayApp(Gateway(backend, settings), access=access)
+    """Return the ASGI app of a gateway.
+
+    Args:
+        backend: its client.
+        settings: with security on, its callers need credentials.
+        access: who may do what, in place of that.
+
+    Raises:
+        ConfigError: a setting of its security does not fit.
+    """
+    gateway = Gateway(backend, settings)
+    if access is None and settings.gateway_security:
+        access = CallerAccess(gateway)
+    return GatewayApp(gateway, access=access)

@@ -6,22 +6,27 @@ The client is opened in the background: a gateway that starts before Redis respo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from coord import Client, logs
+from coord import Client, logs, spans
+from coord.api_key import id_of_key
 from coord.background import cancel_and_wait, run_once
 from coord.client.connection import FactHandle
+from coord.client.events import LogReader
 from coord.client.gatherer import Gatherer
 from coord.client.handle import CancelAnswer, TaskHandle
 from coord.client.submission import checked_append
 from coord.config import PER_TYPE, Settings
-from coord.connection import WaitNotice
+from coord.connection import WaitNotice, reading
 from coord.errors import (
     AgentNotFound,
     ConfigError,
@@ -34,7 +39,10 @@ from coord.errors import (
 from coord.gateway.deadlines import Deadlines
 from coord.gateway.errors import RequestError
 from coord.gateway.schemas import PlacementRules, entry_time, iso
+from coord.keys import Keys
 from coord.models.agents import AgentRecord, AgentStatus
+from coord.models.api_keys import ApiKey
+from coord.models.events import Position
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.links import Links
@@ -107,10 +115,10 @@ class Backend:
     async def close(self) -> None:
         """Disconnect."""
         await cancel_and_wait(self._opening)
-        if self._gatherer is not None:
-            await self._gatherer.close()
         for function in self.on_close:
             await function()
+        if self._gatherer is not None:
+            await self._gatherer.close()
         if self._client is not None:
             await self._client.close()
 
@@ -202,6 +210,14 @@ class Backend:
             IdConflict: the id was used before with other content.
             FactInvalid, FactTooLarge: the fact does not fit.
         """
+        if spans.recorder is None:
+            return await self._submit(fact, priority, wait_s)
+        attributes: spans.Attributes = {"coord.task_id": fact.task_id, "coord.task_type": fact.task_type}
+        with spans.recorder.span("coord.submit", fact.traceparent, "producer", attributes) as span:
+            placed = fact if span.traceparent is None else replace(fact, traceparent=span.traceparent)
+            return await self._submit(placed, priority, wait_s)
+
+    async def _submit(self, fact: TaskSubmitted, priority: Priority, wait_s: float) -> Appended:
         client = self.client
         caller = client.connection.caller if wait_s > 0 else ""
         append = checked_append(priority, fact, caller, self.settings.max_entry_bytes)
@@ -427,6 +443,33 @@ class Backend:
                     raise RequestError("setting_refused", str(error)) from None
             return Appended(iso(await self.client.server_time()), answered)
 
+    async def open_logs(self, start: str | Position | None, count: int) -> LogReader:
+        """Return a reader of the logs.
+
+        Args:
+            start: None: from now on; an entry id: after it, in all logs; else a position.
+            count: entries of each log in one read.
+        """
+        async with self.limited():
+            return await self.client.connection.open_logs(start, count)
+
+    async def create_key(
+        self, role: str, agent_id: str | None, name: str, lifetime: float | None
+    ) -> tuple[str, ApiKey]:
+        """Make an API key, as ``Admin.create_key``."""
+        wait_s = self.settings.gateway_wait_s
+        async with self.limited(wait_s):
+            return await self.client.admin.create_key(
+                role, agent_id=agent_id, name=name, lifetime=lifetime, timeout=wait_s
+            )
+
+    async def revoke_key(self, key: str) -> str:
+        """Revoke an API key, by its id or the key itself; return its id. Raises ``ApiKeyNotFound``."""
+        wait_s = self.settings.gateway_wait_s
+        async with self.limited(wait_s, "; it is safe to repeat the request"):
+            await self.client.admin.revoke_key(key, timeout=wait_s)
+        return id_of_key(key) or key
+
     async def workers(self) -> dict[str, int]:
         """Return the number of workers of each kind; raises ``ServerUnavailable`` and the like."""
         return await self.client.count_workers()
@@ -439,6 +482,14 @@ class Backend:
     async def write_refusal(self) -> str:
         """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""
         return await self.client.write_refusal()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[tuple[Redis, Keys]]:
+        """Give the connection of the client and its keys; every failure of Redis raises a ``CoordError``."""
+        connection = self.client.connection
+        async with self.limited():
+            with reading():
+                yield connection.redis, connection.keys
 
     def limited(self, wait_s: float = 0, advice: str = "") -> _Limited:
         """Turn every failure and timeout of Redis into ``ServerUnavailable``."""

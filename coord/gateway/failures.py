@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from coord import logs
+from coord.api_key import redacted
 from coord.errors import CoordError
 from coord.gateway.errors import Problem, RequestError, status_of
 from coord.gateway.routes import Answer, Call
@@ -45,7 +46,7 @@ def error_answer(call: Call[Any, Any], error: Exception) -> Answer:
         return _answer(error.code, str(error))
     if isinstance(error, RecursionError):
         return _answer("nested_too_deeply", "nested too deeply")
-    log.error("gateway.defect", method=call.method, path=call.path, error=repr(error), exc_info=error)
+    log.error("gateway.defect", method=call.method, path=redacted(call.path), error=repr(error), exc_info=error)
     return _answer("internal", "internal error; the log of the gateway has the details")
 
 

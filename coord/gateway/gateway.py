@@ -11,10 +11,14 @@ from collections.abc import Callable
 
 from coord.config import Settings
 from coord.gateway.backend import Backend
+from coord.gateway.callers import Callers
 from coord.gateway.checks import Checks
+from coord.gateway.credential_store import CredentialStore
 from coord.gateway.deadlines import Deadlines
+from coord.gateway.event_hub import EventHub
 from coord.gateway.inboxes import Inboxes
 from coord.gateway.scrapes import Scrapes
+from coord.gateway.web import Web
 
 
 class Gateway:
@@ -23,13 +27,19 @@ class Gateway:
     Args:
         backend: the client.
         settings: of the gateway.
+
+    Raises:
+        ConfigError: a setting of its security does not fit.
     """
 
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self.settings = settings
         self.backend = backend
         self.checks = Checks(backend)
+        self.callers = Callers(settings, CredentialStore(backend))
+        self.web = Web(settings)
         self.deadlines = Deadlines()
+        self.events = EventHub(backend, settings.gateway_listeners)
         self.scrapes = Scrapes(backend)
         self.inboxes = Inboxes(backend)
         #: Set when the gateway shuts down: a handler that waits long has to return then.
@@ -46,5 +56,6 @@ class Gateway:
     def close(self) -> None:
         """End the streams, and whatever waits long."""
         self.closing.set()
+        self.events.close()
         for end in tuple(self.streams):
             end()

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import force_setattr
 
 from coord.agent_token import check_token
 from coord.errors import ConfigError, TokenInvalid
@@ -47,6 +48,12 @@ class SendMessage(Struct, frozen=True, kw_only=True):
     correlation_id: Id | None = None
     reply_to: Id | None = None
     message_id: Id | None = None
+
+    def __post_init__(self) -> None:
+        """Give the later names their meaning before the sender is checked against the caller's credential."""
+        for name, later in (("receiver_id", self.recipient), ("sender_id", self.sender)):
+            if getattr(self, name) is None:
+                force_setattr(self, name, later)
 
 
 class BroadcastMessage(Struct, frozen=True, kw_only=True):
@@ -182,7 +189,7 @@ class MessageRead(Struct, frozen=True, kw_only=True):
 async def send(call: Call[SendMessage, None]) -> Struct | Answer:
     """Send a message to an agent."""
     body = call.body
-    receiver = body.receiver_id or body.recipient
+    receiver = body.receiver_id
     payload = body.content if body.payload is UNSET else body.payload
     _require(receiver is not None, "receiver_id")
     _require(payload is not UNSET, "payload")
@@ -195,7 +202,7 @@ async def send(call: Call[SendMessage, None]) -> Struct | Answer:
         "ttl": body.ttl,
         "correlation_id": body.correlation_id,
         "message_id": message_id,
-        "sender_id": body.sender_id or body.sender or SENDER,
+        "sender_id": body.sender_id or SENDER,
         "token": _token(call),
         "traceparent": call.traceparent,
     }

@@ -127,6 +127,8 @@ class Protocol(HttpToolsProtocol):
             if now_s - self._since > HEAD_S:
                 self._refuse("head_timeout", f"the head of the request did not arrive within {HEAD_S:g} s")
         elif self._is_idle() and now_s - self._since > idle_s:
+            if self.transport.get_write_buffer_size():
+                self.transport.abort()  # its caller does not read, so it would never be closed
             self.transport.close()
 
     def shutdown(self) -> None:

@@ -10,6 +10,8 @@ does.
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -17,7 +19,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from coord.agent_token import MAX_LENGTH
+from coord.api_key import id_of_key
 from coord.gateway.backend import Backend
+from coord.gateway.callers import Caller
 from coord.gateway.gateway import Gateway
 from coord.models.tracing import is_traceparent
 
@@ -45,6 +49,24 @@ class Connection(NamedTuple):
     scope: Scope
     receive: Receive
     send: Send
+
+    def limit_unread(self, size: int) -> None:
+        """Limit the bytes that the system keeps for a caller that does not read; it would take megabytes."""
+        if self._transport is not None:
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
+    def abort(self) -> None:
+        """Close the connection at once; what the caller has not read is dropped."""
+        if self._transport is not None:
+            # Without this the system would keep what is unread for minutes.
+            linger = struct.pack("ii", 1, 0)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self._transport.abort()
+
+    @property
+    def _transport(self) -> Any:
+        """The transport; ASGI itself gives no access to it. None with another server, as in tests."""
+        return getattr(getattr(self.receive, "__self__", None), "transport", None)
 
 
 class Answer(Struct, frozen=True):
@@ -113,7 +135,7 @@ class Call(Generic[B, Q]):
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.params = {}
         self.raw = b""
-        self.credential: Any = None
+        self.credential: Caller | None = None
 
     def header(self, name: bytes) -> str | None:
         """Return the value of a header, whose name is in lower case; None without it."""
@@ -127,15 +149,29 @@ class Call(Generic[B, Q]):
 
     @property
     def remote(self) -> str:
-        """The address of the caller, or of the proxy in front of the gateway."""
+        """The address of the caller: behind a trusted proxy, as that says; else the address that is connected."""
         client = self.connection.scope.get("client")
-        return str(client[0]) if client else ""
+        return self.gateway.web.address_of(str(client[0]) if client else "", self.header(b"x-forwarded-for"))
+
+    @property
+    def caller_name(self) -> str:
+        """Who calls, for logs: the address, and the credential without its secret."""
+        return " ".join(
+            part for part in ("http", self.credential.subject if self.credential else "", self.remote) if part
+        )
 
     @property
     def bearer_token(self) -> str:
-        """The token in the header ``Authorization: Bearer TOKEN``; empty without one."""
-        scheme, _, token = (self.header(b"authorization") or "").strip().partition(" ")
-        return token.strip()[:MAX_LENGTH] if scheme.lower() == "bearer" else ""
+        """The token of an agent, to send beside its facts; empty without one.
+
+        It is in the header ``X-Agent-Token``, or in ``Authorization: Bearer`` if that is no other credential: an API
+        key or a JWT goes no further than the gateway.
+        """
+        token = self.header(b"x-agent-token")
+        if token is None and (self.credential is None or self.credential.has_token):
+            scheme, _, token = (self.header(b"authorization") or "").strip().partition(" ")
+            token = "" if scheme.lower() != "bearer" or id_of_key(token.strip()) else token
+        return (token or "").strip()[:MAX_LENGTH]
 
     @property
     def traceparent(self) -> str | None:

@@ -61,7 +61,7 @@ async def history(call: Call[None, HistoryQuery]) -> ChangesFound:
 async def _change(
     call: Call[Any, Any], changes: dict[str, str | bool | None], task_type: str | None
 ) -> Struct | Answer:
-    at, answered = await call.backend.change_rules(changes, task_type, f"http {call.remote}", call.wait_s)
+    at, answered = await call.backend.change_rules(changes, task_type, call.caller_name, call.wait_s)
     found = RulesFound.of(await call.backend.rules(), task_type)
     changed = RulesChanged.of(found, at, changes=changes if not answered else {})
     return written(call, changed, answered=answered, path="/load-balancer/strategy")

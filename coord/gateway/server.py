@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import resource
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -29,6 +31,8 @@ SHUTDOWN_S = 10
 LINGER_S = 1.0
 #: Maximum number of connections that wait to be accepted.
 BACKLOG = 2_048
+#: Number of open files, and so of connections, that the process asks the system for.
+FILES = 65_536
 
 
 async def serve(
@@ -56,6 +60,8 @@ async def serve(
         server.should_exit = True
 
     backend.open(failed)
+    _allow_connections()
+    logging.getLogger("uvicorn.error").addFilter(_Refusals("handshakes"))
     watching = [
         asyncio.create_task(_set_when(requested, server, "should_exit")),
         asyncio.create_task(_set_when(forced, server, "force_exit")),
@@ -86,10 +92,11 @@ def bind(settings: Settings) -> socket.socket:
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"COORD_GATEWAY_HOST={host}: unknown address: {error}") from None
     family, kind, protocol, _, address = min(found)  # IPv4 first: localhost has both
-    if not settings.gateway_allow_open and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
+    if not settings.gateway_security and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
         raise ConfigError(
-            f"COORD_GATEWAY_HOST={host}: other machines can reach this address, and the gateway has no authentication "
-            "yet: every caller may do everything. Bind 127.0.0.1, or allow it with COORD_GATEWAY_ALLOW_OPEN=true"
+            f"COORD_GATEWAY_HOST={host}: other machines can reach this address, and without COORD_GATEWAY_SECURITY=on "
+            "every caller may do everything. Set it, and make the first key with `coord keys create --role admin`; "
+            "or bind 127.0.0.1"
         )
     listener = socket.socket(family, kind, protocol)
     try:
@@ -105,12 +112,21 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
+def _allow_connections() -> None:
+    """Raise the limit of open files, which includes connections: many systems begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _config(app: GatewayApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         TracedApp(app) if settings.tracing else app,
         http=Protocol,
         ws="websockets-sansio",
         ws_max_size=settings.max_entry_bytes,
+        ws_per_message_deflate=False,  # it costs 50 KiB of memory a connection
         lifespan="off",
         loop="none",
         log_config=None,
@@ -119,6 +135,13 @@ def _config(app: GatewayApp, settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         backlog=BACKLOG,
     )
+
+
+class _Refusals(logging.Filter):
+    """Drops what uvicorn logs as an error when the handshake of a WebSocket gets an HTTP response."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "without completing handshake" not in str(record.msg)
 
 
 class _Server(uvicorn.Server):

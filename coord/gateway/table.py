@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from coord.gateway import (
     agents,
+    auth,
     discovery,
+    events,
     health,
     inbox,
     links,
@@ -19,6 +21,21 @@ from coord.gateway import (
     reports,
     rules,
     tasks,
+    websocket,
+)
+from coord.gateway.auth import (
+    GenerateKey,
+    GenerateQuery,
+    KeyGenerated,
+    KeyQuery,
+    KeyRevoked,
+    LoggedIn,
+    LogIn,
+    Refresh,
+    TicketMade,
+    TokenValid,
+    ValidateKey,
+    ValidateToken,
 )
 from coord.gateway.discovery import (
     AgentQuery,
@@ -30,6 +47,7 @@ from coord.gateway.discovery import (
     PageQuery,
     RegistryCounted,
 )
+from coord.gateway.events import EventsQuery
 from coord.gateway.health import Health
 from coord.gateway.inbox import AckBody, Acknowledged, InboxFound, PollQuery
 from coord.gateway.links import (
@@ -91,6 +109,8 @@ from coord.gateway.tasks import (
 )
 
 STRATEGY = "/load-balancer/strategy"
+_KEY = "coord_key_0123456789ab_" + "x" * 43
+_JWT = "eyJhbGciOiJIUzI1NiJ9.e30.c2ln"
 _AGENT = {"agent_id": "a1", "agent_type": "worker", "capabilities": ["ocr"], "tags": ["fast"]}
 _TASK = {"task_data": {"task_type": "ocr", "required_capabilities": ["ocr"], "page": 7}, "priority": "high"}
 
@@ -108,6 +128,43 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/docs", reference.page, answer=None, role=None),
     Route("GET", "/docs/page.js", reference.script, answer=None, role=None),
     Route("GET", "/docs/page.css", reference.style, answer=None, role=None),
+    # Credentials
+    Route(
+        "POST", "/auth/login", auth.log_in,
+        body=LogIn, answer=LoggedIn, role=None,
+        errors=("security_off", "jwt_not_configured", "credential_invalid"),
+        example={"api_key": _KEY},
+    ),
+    Route(
+        "POST", "/auth/refresh", auth.refresh,
+        body=Refresh, answer=LoggedIn, role=None,
+        errors=("security_off", "jwt_not_configured", "credential_invalid"),
+        example={"refresh_token": _JWT},
+    ),
+    Route(
+        "POST", "/auth/validate", auth.validate,
+        body=ValidateToken, answer=TokenValid, role=None,
+        errors=("security_off", "credential_invalid"),
+        example={"token": _JWT},
+    ),
+    Route(
+        "POST", "/auth/api-key/validate", auth.validate_key,
+        body=ValidateKey, query=KeyQuery, answer=TokenValid, role=None,
+        errors=("security_off", "credential_invalid"),
+        example={"api_key": _KEY},
+    ),
+    Route(
+        "POST", "/auth/api-key/generate", auth.generate_key,
+        body=GenerateKey, query=GenerateQuery, answer=KeyGenerated, role="admin",
+        errors=("security_off", "api_keys_full", "fact_invalid", "id_invalid", "result_timeout"),
+        example={"role": "agent", "agent_id": "a1", "name": "the scanner in room 7", "lifetime": 7_776_000},
+    ),
+    Route(
+        "DELETE", "/auth/api-key/{api_key}", auth.revoke_key,
+        answer=KeyRevoked, role="admin",
+        errors=("security_off", "api_key_not_found", "result_timeout"),
+    ),
+    Route("POST", "/auth/ticket", auth.make_ticket, answer=TicketMade, role="readonly", errors=("security_off",)),
     # Agents
     Route(
         "POST", "/agents/register", agents.register,
@@ -241,7 +298,8 @@ ROUTES: tuple[Route, ...] = (
         "POST", "/messages/send", messages.send,
         body=SendMessage, answer=MessageSent, role="agent", own="body.sender_id",
         errors=(
-            "invalid_protocol", "invalid_priority", "invalid_message_type", "agent_not_found", "not_linked", "not_in_hierarchy", "no_subordinates", "id_conflict", "token_missing", "token_invalid",
+            "invalid_protocol", "invalid_priority", "invalid_message_type", "agent_not_found", "not_linked",
+            "not_in_hierarchy", "no_subordinates", "id_conflict", "token_missing", "token_invalid",
         ),
         example={"receiver_id": "a1", "message_type": "direct", "payload": {"text": "hello"}},
     ),
@@ -329,5 +387,17 @@ ROUTES: tuple[Route, ...] = (
         "GET", f"{STRATEGY}/history", rules.history,
         query=HistoryQuery, answer=ChangesFound, role="readonly",
         example={"limit": 5},
+    ),
+    # Events
+    Route(
+        "GET", "/events", events.listen,
+        query=EventsQuery, answer=None, role="readonly", limited=False, counted=False,
+        errors=("overloaded",),
+        example={"type": "task.completed,task.failed"},
+    ),
+    Route(
+        "WEBSOCKET", "/ws", websocket.serve,
+        query=EventsQuery, answer=None, role="readonly", limited=False, counted=False,
+        errors=("overloaded",),
     ),
 )  # fmt: skip

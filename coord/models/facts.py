@@ -18,6 +18,7 @@ from msgspec.structs import astuple
 
 from coord.errors import IdInvalid
 from coord.models.agents import AgentStatus, AgentType, InboxDelivery, Location
+from coord.models.api_keys import CallerRole, KeyId
 from coord.models.ids import SUBORDINATES, EntryId, Id, check_id, not_reserved
 from coord.models.messages import COORDINATOR, MessageType, Protocol, RecipientFilter
 from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
@@ -34,7 +35,7 @@ Names = Annotated[tuple[Text, ...], Meta(max_length=256)]
 Metrics = Annotated[dict[Text, float], Meta(max_length=64)]
 Lease = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 Explanation = Annotated[str, Meta(max_length=4096)]
-#: SHA-256 of an agent's token: the token itself is in no fact.
+#: SHA-256 of an agent's token or of an API key: the text itself is in no fact.
 TokenDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
@@ -430,6 +431,28 @@ class AgentTokenRevoked(Struct, frozen=True, omit_defaults=True):
     agent_id: Id
 
 
+class ApiKeyCreated(Struct, frozen=True, omit_defaults=True):
+    """Makes a key of the HTTP API valid: an operator made it and sends only its digest."""
+
+    key_id: KeyId
+    key_sha256: TokenDigest
+    role: CallerRole
+    agent_id: Id | None = None  #: the only agent that it may act for; with the role agent
+    name: Name = ""
+    #: Seconds from now on for which it is valid; None: until it is revoked.
+    lifetime: Annotated[float, Meta(ge=1, le=315_360_000)] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.role is CallerRole.AGENT) != (self.agent_id is not None):
+            raise ValueError("agent_id is needed with the role agent, and with no other")
+
+
+class ApiKeyRevoked(Struct, frozen=True, omit_defaults=True):
+    """Revokes a key of the HTTP API at once."""
+
+    key_id: KeyId
+
+
 class MessageReplayed(Struct, frozen=True, omit_defaults=True):
     """Delivers a dead message as if it had been sent now."""
 
@@ -464,6 +487,8 @@ CONTROL_FACTS: dict[str, tuple[type[Struct], ...]] = {
         AgentEnrolled,
         AgentTokenRotated,
         AgentTokenRevoked,
+        ApiKeyCreated,
+        ApiKeyRevoked,
         EntryReplayed,
         EntriesPurged,
     ),
@@ -534,6 +559,8 @@ Fact = (
     | AgentEnrolled
     | AgentTokenRotated
     | AgentTokenRevoked
+    | ApiKeyCreated
+    | ApiKeyRevoked
     | StrategySet
     | SettingSet
     | TaskReplayed
@@ -577,6 +604,8 @@ TYPE_OF: dict[type[Struct], str] = {
     AgentEnrolled: "agent.enrolled",
     AgentTokenRotated: "agent.token_rotated",
     AgentTokenRevoked: "agent.token_revoked",
+    ApiKeyCreated: "api_key.created",
+    ApiKeyRevoked: "api_key.revoked",
     StrategySet: "strategy.set",
     SettingSet: "setting.set",
     TaskReplayed: "task.replayed",

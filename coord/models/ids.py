@@ -88,3 +88,9 @@ def entry_order(entry_id: str) -> EntryOrder:
     """Return the key by which the entry ids of one stream are compared: the time and the number."""
     ms, _, number = entry_id.partition("-")
     return int(ms), int(number or 0)
+
+
+def entry_before(entry_id: str) -> str:
+    """Return the greatest id that is less than an entry id other than ``0-0``."""
+    ms, number = entry_order(entry_id)
+    return f"{ms}-{number - 1}" if number else f"{ms - 1}-{2**64 - 1}"

@@ -16,6 +16,7 @@ from coord.queries.agents import (
     list_agents,
     scan_fleet,
 )
+from coord.queries.api_keys import get_api_key, list_api_keys
 from coord.queries.cell import WorkersSnapshot, count_workers, get_write_refusal, is_empty_cell, list_workers
 from coord.queries.dead_letters import (
     count_dead_letters,
@@ -56,7 +57,7 @@ from coord.queries.queues import (
     pool_in_record,
     scan_pools,
 )
-from coord.queries.reads import LogWindow, get_log_window, get_time
+from coord.queries.reads import LogWindow, get_log_window, get_time, parse_log_window
 from coord.queries.settings import (
     LiveSetting,
     SettingChange,
@@ -83,7 +84,7 @@ from coord.queries.tasks import (
     get_tasks,
     list_tasks,
 )
-from coord.queries.tokens import TokenState, list_tokens
+from coord.queries.tokens import TokenState, find_agent_of_token, list_tokens
 from coord.queries.traces import export_trace
 
 __all__ = [
@@ -114,8 +115,10 @@ __all__ = [
     "export_plans",
     "export_trace",
     "find_agent_ids",
+    "find_agent_of_token",
     "get_agent",
     "get_agents",
+    "get_api_key",
     "get_backlog",
     "get_conversation",
     "get_counters",
@@ -150,6 +153,7 @@ __all__ = [
     "is_empty_cell",
     "list_agent_ids",
     "list_agents",
+    "list_api_keys",
     "list_dead_entries",
     "list_dead_messages",
     "list_dead_tasks",
@@ -165,6 +169,7 @@ __all__ = [
     "measure_memory",
     "package_fields",
     "parse_link",
+    "parse_log_window",
     "pool_in_record",
     "scan_fleet",
     "scan_pools",

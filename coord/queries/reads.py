@@ -148,11 +148,23 @@ async def get_log_window(redis: Redis, key: str) -> LogWindow:
         redis.exceptions.RedisError: the server does not answer, or was demoted.
     """
     try:
-        info = await redis.xinfo_stream(key)
+        return parse_log_window(await redis.xinfo_stream(key))
     except ResponseError as error:
-        if is_demoted(error):  # a demoted server lacks the key, which proves nothing about the log
-            raise
-        # no such key
+        return parse_log_window(error)
+
+
+def parse_log_window(answer: Any) -> LogWindow:
+    """Return the extent of a log stream from the answer of XINFO STREAM, which may be an error.
+
+    Raises:
+        redis.exceptions.RedisError: the error, unless it says that there is no such stream.
+    """
+    if isinstance(answer, Exception):
+        # A demoted server lacks the key, which proves nothing about the log.
+        if not isinstance(answer, ResponseError) or is_demoted(answer):
+            raise answer
         return LogWindow("0-0", "0-0", 0, 0)
-    first = decode_text(info["first-entry"][0]) if info["first-entry"] else "0-0"
-    return LogWindow(first, decode_text(info["last-generated-id"]), int(info["length"]), int(info["entries-added"]))
+    first = decode_text(answer["first-entry"][0]) if answer["first-entry"] else "0-0"
+    return LogWindow(
+        first, decode_text(answer["last-generated-id"]), int(answer["length"]), int(answer["entries-added"])
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hmac import compare_digest
+from typing import Any
+
 from msgspec import Struct
 from redis.asyncio import Redis
 
@@ -20,6 +23,26 @@ class TokenState(Struct, frozen=True):
     agent_id: str
     has_token: bool
     earlier_until: int | None = None  #: end of the grace of its earlier token, ms since 1970
+
+
+async def find_agent_of_token(redis: Redis, keys: Keys, digest: str, now: int) -> str | None:
+    """Return the agent that has the token with this digest, or had it until now; None if none has.
+
+    Args:
+        redis: the server.
+        keys: of the cell.
+        digest: SHA-256 of the token.
+        now: ms since 1970, on the server's clock.
+    """
+    agent: Any = await redis.hget(keys.of("tokens"), digest)
+    if agent is None:
+        return None
+    agent_id = agent.decode()
+    row: Any = await redis.hmget(keys.token(agent_id), "current", "previous", "previous_until")
+    current, previous, until = row
+    is_valid = compare_digest(current or b"", digest.encode())
+    is_previous = compare_digest(previous or b"", digest.encode()) and now < int(until or 0)
+    return agent_id if is_valid or is_previous else None
 
 
 async def list_tokens(redis: Redis, keys: Keys) -> list[TokenState]:

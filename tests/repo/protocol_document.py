@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct, inspect
 
 from coord.models.agents import AgentStatus, AgentType, InboxDelivery, Location
+from coord.models.api_keys import CallerRole, KeyId
 from coord.models.facts import Lease, TaskCompleted
 from coord.models.ids import ID_PATTERN
 from coord.models.messages import MessageType, Protocol, RecipientFilter
@@ -23,6 +24,7 @@ TEXT = (ROOT / "docs" / "protocol.md").read_text()
 NAMED = {
     RecipientFilter: "RecipientFilter",
     AgentType: "agent type",
+    CallerRole: "role",
     AgentStatus: "status",
     MessageType: "message type",
     Protocol: "message protocol",
@@ -40,6 +42,7 @@ _PATTERNS = {
     r"^[0-9]{1,20}-[0-9]{1,20}\Z": "entry id",
     r"^\S*\Z": "text 0-128 without spaces",
     r"^[0-9a-f]{64}\Z": "digest",
+    inspect.type_info(KeyId).pattern: "id of an API key",  # type: ignore[attr-defined] # the same
     TRACEPARENT_PATTERN: "traceparent",
 }
 

@@ -11,7 +11,7 @@ import yaml
 
 from coord import config, embedded
 from coord.connection import check_url
-from coord.keys import CONSUMES
+from coord.keys import KINDS
 from tests.commands import parse
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def seconds(duration: str) -> float:
 
 def test_the_file_has_a_service_for_each_process() -> None:
     """Each kind of worker, the gateway, the server; all of them stay up."""
-    assert set(SERVICES) == {"valkey", "gateway", *CONSUMES}
+    assert set(SERVICES) == {"valkey", "gateway", *KINDS}
     assert {service["restart"] for service in SERVICES.values()} == {"unless-stopped"}
 
 
@@ -58,7 +58,7 @@ def test_its_command_is_taken(name: str) -> None:
     """By the parser of the program that it starts; a kind of worker has the service of its name."""
     command = OURS[name]["command"]
     parse(command)
-    if name in CONSUMES:
+    if name in KINDS:
         assert name in command
 
 
@@ -71,7 +71,7 @@ def test_its_environment_is_taken(name: str) -> None:
     assert settings.log_format == "json"
 
 
-@pytest.mark.parametrize("kind", CONSUMES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_of_worker_can_be_multiplied(kind: str) -> None:
     """`--scale` starts containers of one service: no name, worker name, port or volume is theirs alone."""
     service = SERVICES[kind]
@@ -93,7 +93,7 @@ def test_its_health_is_asked(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     assert check["test"][0] == "CMD"
     assert seconds(check["timeout"]) <= seconds(check["interval"])
-    if name in CONSUMES:
+    if name in KINDS:
         assert parse(check["test"][1:]) == ["python", "-m", "workers.presence"]
         assert check["test"][-1] == name
     if name in OURS:
@@ -133,7 +133,7 @@ def test_the_gateway_alone_is_published_and_on_the_loopback() -> None:
     assert {name: service["ports"] for name, service in SERVICES.items() if "ports" in service} == {
         "gateway": [f"127.0.0.1:9001:{settings.gateway_port}"]
     }
-    assert (settings.gateway_host, settings.gateway_allow_open) == ("0.0.0.0", True)  # noqa: S104 (in a container)
+    assert (settings.gateway_host, settings.gateway_security) == ("0.0.0.0", True)  # noqa: S104 (in a container)
     networks = project()["networks"]
     assert [name for name in gateway["networks"] if not (networks[name] or {}).get("internal")] == ["edge"]
 

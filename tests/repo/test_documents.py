@@ -19,8 +19,8 @@ TYPED = [
 ]
 #: Programs of others that a document may name.
 OTHERS = frozenset({
-    ".", "cat", "cd", "chmod", "curl", "docker", "git", "grep", "install", "jq", "kill", "pip", "printf", "redis-cli",
-    "seq", "sleep", "systemctl", "xargs",
+    ".", "cat", "cd", "chmod", "curl", "docker", "git", "grep", "install", "jq", "kill", "pip", "printf", "prometheus",
+    "promtool", "redis-cli", "seq", "sleep", "systemctl", "xargs",
 })  # fmt: skip
 #: In inline code: words of a command that stand for something.
 COMMAND_WORDS = re.compile(r"coord( [a-z]+)*")

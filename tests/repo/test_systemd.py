@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coord import config
-from coord.keys import CONSUMES
+from coord.keys import KINDS
 from tests.commands import parse
 
 FOLDER = Path(__file__).parents[2] / "examples" / "systemd"
@@ -40,7 +40,7 @@ def environment() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-@pytest.mark.parametrize("kind", CONSUMES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", ["", "-1", "-12"])
 def test_a_worker_of_each_kind_can_be_started_in_any_number(kind: str, number: str) -> None:
     """The shell of the unit takes the number off; what it runs is taken by coord's own parser."""

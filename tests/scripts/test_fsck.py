@@ -31,8 +31,16 @@ async def _set_lease(redis: Any, keys: Any, task: str, lease: str) -> None:
 
 async def _set_token(redis: Any, keys: Any, row: dict[str, str], ttl_ms: int = 0) -> None:
     await redis.hset(keys.token("a1"), mapping=row)
+    if "current" in row:
+        await redis.hset(keys.of("tokens"), row["current"], "a1")
     if ttl_ms:
         await redis.pexpire(keys.token("a1"), ttl_ms)
+
+
+async def _set_api_key(redis: Any, keys: Any, row: dict[str, str], *, is_listed: bool) -> None:
+    await redis.hset(keys.api_key("k1"), mapping=row)
+    if is_listed:
+        await redis.zadd(keys.of("api_keys"), {"k1": 0})
 
 
 #: What a damage of the cell that ``filled`` makes is found as.
@@ -72,6 +80,15 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "a counter that is no number": (
         lambda r, k: r.hset(k.of("counters"), "backlog_bytes", "many"),
         {"counters.value", "counters.backlog_bytes"},
+    ),
+    "a completed task that ran twice": (
+        lambda r, k: r.hincrby(k.of("histograms"), "run:completed:5", 9),
+        {"histograms.count"},
+    ),
+    "a bucket that is no number": (lambda r, k: r.hset(k.of("histograms"), "distribution:x", 1), {"histograms.value"}),
+    "a type of more tasks than there are": (
+        lambda r, k: r.hincrby(k.of("task_types"), "echo", 99),
+        {"task_types.count"},
     ),
     "a size that drifted": (
         lambda r, k: r.hincrby(k.of("counters"), "backlog_bytes", 7),
@@ -127,6 +144,19 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         lambda r, k: _set_token(r, k, {"current": "d", "fact_id": "1-1"}, ttl_ms=60_000),
         {"ttl.unexpected"},
     ),
+    "a token that gateways do not find": (
+        lambda r, k: r.hset(k.token("a1"), mapping={"current": "e", "fact_id": "1-1"}),
+        {"token.unlisted"},
+    ),
+    "an API key without its role": (
+        lambda r, k: _set_api_key(r, k, {"digest": "d"}, is_listed=True),
+        {"api_key.broken"},
+    ),
+    "an API key that no list shows": (
+        lambda r, k: _set_api_key(r, k, {"digest": "d", "role": "client"}, is_listed=False),
+        {"api_key.unlisted"},
+    ),
+    "an API key without a record": (lambda r, k: r.zadd(k.of("api_keys"), {"k1": 0}), {"api_key.missing"}),
     "a revoked token that would stay for ever": (lambda r, k: _set_token(r, k, {"fact_id": "1-1"}), {"ttl.missing"}),
     "an earlier token without an end": (
         lambda r, k: _set_token(r, k, {"current": "d", "previous": "c", "fact_id": "1-1"}),

@@ -102,7 +102,7 @@ async def increments(cell: Cell) -> int:
 
 async def test_types_are_counted_and_bounded(cell: Cell) -> None:
     """Each type has a total; types beyond the first 1,000 are counted together."""
-    await cell.redis.hset(cell.keys.of("task_types"), mapping={f"type{n}": 1 for n in range(999)})
+    await cell.redis.hset(cell.keys.of("task_types"), mapping={f"type{n}": 0 for n in range(999)})
     for n, task_type in enumerate(("a", "b", "a", "c")):
         one = await cell.submission(f"t{n}", pool=f"p-{task_type}")
         await cell.run(
@@ -157,6 +157,7 @@ async def test_a_replay_does_not_lower_a_total(cell: Cell) -> None:
 
 async def test_a_broken_histogram_stops_no_task(cell: Cell) -> None:
     """A key of another type loses observations, and nothing else."""
+    cell.broken = True
     await cell.redis.set(cell.keys.of("histograms"), "x")
     await cell.redis.set(cell.keys.of("task_types"), "x")
     await cell.register()

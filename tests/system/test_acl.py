@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -30,6 +31,7 @@ from tests.conftest import FAST
 from tests.http import HttpCaller
 from tests.repo.test_script_headers import DICTIONARY
 from tests.running import running_cell
+from tests.system.event_source import EventSource
 from tests.waiting import wait_until
 
 PASSWORD = "only-for-these-tests"
@@ -98,14 +100,16 @@ ZSET_READS = {
 }  # fmt: skip
 LOOKS = {"exists", "pttl", "memory|usage"}
 HASHES = (
-    r"(agent|token|task|message|copies|links|worker):.*|clock|pools|suspended|counters|histograms|task_types|settings"
-    r"|waiting|lanes|masters"
+    r"(agent|token|api_key|task|message|copies|links|worker):.*|clock|pools|suspended|counters|histograms|task_types"
+    r"|settings|waiting|lanes|pushes|masters|tokens"
 )
-SETS = r"agents:(active|all|reported|by:.*)|(inflight|subordinates):.*"
+SETS = r"agents:(active|all|facets|pushed|reported|by:.*)|(inflight|subordinates):.*"
 ZSETS = (
-    r"agents:(expiry|departed|lost|health)|lanes:routers|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
-    r"|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*"
+    r"agents:(expiry|departed|lost|health)|lanes:routers|pushes:workers|(queue|workers):.*|pools:changed|alarms|deadlines|limits"
+    r"|unclaimed|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*|api_keys"
 )
+LOGS = "agents|control|messages|progress|tasks"
+OF_THE_CELL = "pools|counters|histograms|task_types|waiting|settings|suspended"
 #: role -> commands -> the keys on which it may send them, as a pattern.
 MAY: dict[Role, list[tuple[set[str], str]]] = {
     Role.AGENT: [
@@ -123,17 +127,28 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({"zrange"}, r"conversation:.*"),
     ],
     Role.GATEWAY: [
-        ({"xadd"}, rf"in:registry|in:beats|{TASKS}|in:control:distributor"),
-        ({*STREAM_READS, "exists"}, rf"{TASKS}|in:(reports|requests|losses)|replies:.*|log:(tasks|control)"),
+        ({"xadd"}, rf"in:registry|in:beats|in:reports|{TASKS}|in:messages:.*|in:requests|in:control:.*"),
+        ({"xdel"}, r"inbox:.*"),
+        (
+            {*STREAM_READS, "exists"},
+            rf"{TASKS}|in:(reports|requests|losses)|(replies|inbox|history):.*|log:({LOGS})",
+        ),
         # Facts with tokens are counted only.
         ({"xlen", "xpending"}, r"in:.*|dead:in"),
         ({"zcard"}, r"(tasks|messages):dead|requests"),
         (
             {*HASH_READS, "exists"},
-            r"(agent|task|worker):.*|pools|counters|histograms|task_types|waiting|settings|suspended",
+            rf"(agent|token|api_key|task|worker|message|copies|links):.*|tokens|masters|{OF_THE_CELL}",
         ),
-        ({*SET_READS, "exists"}, r"agents:(all|active|by:.*)|inflight:.*"),
-        ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health"),
+        ({*SET_READS, "exists"}, r"agents:(all|active|pushed|facets|by:.*)|(inflight|subordinates):.*"),
+        (
+            {*ZSET_READS, "exists"},
+            r"queue:.*|pools:changed|workers:.*|agents:health|api_keys|tasks:(terminal|dead)|conversation:.*",
+        ),
+        ({"lrange", "llen", "exists"}, r"(recipients|outcomes):.*"),
+        ({"set", "incrby", "getdel"}, r"idempotency:.*"),
+        ({"zadd", "zrem", "zremrangebyscore"}, r"api_keys"),
+        ({"get", "set", "incrby", "getdel", "exists"}, r"gateway:.*"),
     ],
     Role.OPERATOR: [
         ({"xadd"}, rf"in:control:.*|{TASKS}|in:requests|{MESSAGES}"),
@@ -142,14 +157,14 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({*SET_READS, *LOOKS}, SETS),
         ({*ZSET_READS, *LOOKS}, ZSETS),
         ({"lrange", "llen", *LOOKS}, r"(recipients|outcomes):.*"),
-        ({"get", *LOOKS}, r"tasks:relieved|size:.*"),
+        ({"get", *LOOKS}, r"tasks:relieved|size:.*|gateway:.*|idempotency:.*"),
     ],
 }
 #: role -> its commands without keys.
 KEYLESS: dict[Role, set[str]] = {
     Role.AGENT: {"ping", "info"},
     Role.CLIENT: {"ping"},
-    Role.GATEWAY: {"ping", "time", "info"},
+    Role.GATEWAY: {"ping", "time", "info", "client|tracking"},
     Role.OPERATOR: {"ping", "time", "info", "scan", "dbsize", "config|get", "multi", "exec"},
 }
 #: What the server lets every user do.
@@ -328,7 +343,8 @@ async def test_the_whole_system_works_with_its_users(users: Users, tmp_path: Pat
             with pytest.raises(AgentNotFound):
                 await operator.admin.replay("message", "dead", timeout=PATIENT_S)
             await operator.admin.set_setting("health_threshold", 0.4, timeout=PATIENT_S)
-            await _over_http(users, unused_port + 1, handles[0].task_id, await operator.admin.enrol("web"))
+            token, (key, _) = await operator.admin.enrol("web"), await operator.admin.create_key("admin")
+            await _over_http(users, unused_port + 1, handles[0].task_id, token, key)
             codes = dict(zip(COMMANDS, await _commands(users.url("operator"), *COMMANDS), strict=True))
             assert {line: code for line, code in codes.items() if code != "0"} == {"tasks explain by-http": "4"}
         assert (await operator.agent(OWN)).status is AgentStatus.INACTIVE
@@ -348,32 +364,75 @@ async def cell_of(users: Users) -> AsyncIterator[Client]:
         yield await stack.enter_async_context(Client(users.url("operator"), settings=SETTINGS))
 
 
-async def _over_http(users: Users, port: int, task_id: str, token: str) -> None:
-    """Each route of the gateway, which has a user of its own."""
+async def _over_http(users: Users, port: int, task_id: str, token: str, key: str) -> None:
+    """Each route of the gateway, which has a user of its own and wants credentials."""
     http = HttpCaller(port)
-    process = await _start("gateway", "--port", str(port), "--redis-url", users.url("gateway"))
+    security = {"COORD_GATEWAY_SECURITY": "on", "COORD_GATEWAY_JWT_SECRET": PASSWORD * 2}
+    process = await _start("gateway", "--port", str(port), "--redis-url", users.url("gateway"), **security)
+    admin = {"X_API_Key": key}
     try:
         await wait_until(http.is_ready, "the gateway has found Redis", PATIENT_S)
         body = {"agent_id": "web", "agent_type": "worker"}
-        assert (await http.post("/agents/register", body)).status == 401
+        assert (await http.post("/agents/register", body, **admin)).body["code"] == "token_missing"
         bearer = {"Authorization": f"Bearer {token}"}
         assert (await http.post("/agents/register", body, **bearer)).status == 200
         beat = {"status": "busy", "load_metrics": {"cpu": 0.1}}
         assert (await http.post("/agents/web/heartbeat", beat, **bearer)).status == 200
         data = {"task_type": "unknown", "required_capabilities": ["unknown"], "task_id": "by-http"}
-        assert (await http.post("/tasks/submit", {"task_data": data})).status == 200
+        assert (await http.post("/tasks/submit", {"task_data": data}, **admin)).status == 200
         paths = ("/agents/web", f"/tasks/{task_id}", f"/tasks/{task_id}/status", "/tasks/by-http/explain", "/pools")
         rules_of_placement = "/load-balancer/strategy"
-        assert (await http.put(rules_of_placement, {"strategy": "random"})).status == 200
-        for path in (*paths, "/health", "/metrics/summary", rules_of_placement, f"{rules_of_placement}/history"):
-            assert (await http.get(path)).status == 200, path
-        metrics = (await http.text("/metrics")).body
+        assert (await http.put(rules_of_placement, {"strategy": "random"}, **admin)).status == 200
+        paths = (*paths, "/health", "/metrics/summary", rules_of_placement, f"{rules_of_placement}/history")
+        paths = (*paths, *await _contract_over_http(http, admin, bearer))
+        for path in paths:
+            assert (await http.get(path, **admin)).status == 200, path
+        metrics = (await http.text("/metrics", **admin)).body
         for name in ("coord_stream_entries", "coord_stream_pending"):
             assert set(re.findall(rf'^{name}{{group="\w+",stream="(.+)"}}', metrics, re.MULTILINE)) == {*STREAM_FACTS}
         assert all(name in metrics for name in ("coord_dead_letters{", "coord_open_requests ", "_memory_used_bytes "))
+        login = (await http.post("/auth/login", {"api_key": key})).body
+        assert (await http.post("/auth/refresh", {"refresh_token": login["refresh_token"]})).status == 200
+        ticket = (await http.post("/auth/ticket", **admin)).body["ticket"]
+        source = await EventSource(f"/events?last_event_id=0&ticket={ticket}").connect(port)
+        await source.hears("by-http")
+        await source.disconnect()
+        made = (await http.post("/auth/api-key/generate", {"role": "client"}, **admin)).body
+        assert (await http.delete(f"/auth/api-key/{made['key_id']}", **admin)).status == 200
     finally:
         process.terminate()
         await asyncio.wait_for(process.communicate(), PATIENT_S)
+
+
+async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer: Mapping[str, str]) -> tuple[str, ...]:
+    """Each write of the rest of the contract, with a key; return the paths that read."""
+    sent = {"receiver_id": "web", "message_type": "direct", "payload": {}, "message_id": "m-http"}
+    task = {"task_data": {"task_id": "in-batch", "required_capabilities": ["unknown"]}}
+    writes: tuple[tuple[str, Any, int], ...] = (
+        ("/tasks/batch", {"tasks": [task]}, 200),
+        ("/tasks/in-batch/cancel", None, 200),
+        ("/tasks/in-batch/retry", None, 409),
+        ("/tasks/queues/low/clear", None, 200),
+        ("/messages/send", sent, 200),
+        ("/messages/m-http/read", None, 200),
+        ("/messages/broadcast", {"message_type": "coordination", "payload": {}, "message_id": "all-http"}, 200),
+        ("/peers/add?agent_id=web&peer_id=ocr-1", None, 200),
+        ("/peers/remove?agent_id=web&peer_id=ocr-1", None, 200),
+        ("/agents/ocr-1/subordinates/web", None, 200),
+    )
+    for path, body, status in writes:
+        for _ in range(2):
+            answer = await http.post(path, body, Idempotency_Key=f"acl {path}"[:60], **admin)
+            assert answer.status == status, (path, answer.body)
+    assert (await http.delete("/agents/ocr-1/subordinates/web", **admin)).status == 200
+    status = {"status": "active", "load_metrics": {"cpu": 0.2}}
+    assert (await http.put("/agents/web/status", status, **bearer)).status == 200
+    return (
+        "/agents?limit=5", "/registry/stats", "/agents/capability/ocr", "/tasks?limit=100", "/tasks/status",
+        "/tasks/queues", "/tasks/queues/stats", "/load-balancer/stats", "/messages/history?receiver_id=web",
+        "/messages/history", "/messages/m-http", "/messages/all-http", "/peers", "/peers/web",
+        "/agents/web/subordinates", "/",
+    )  # fmt: skip
 
 
 COMMANDS = (
@@ -389,6 +448,8 @@ COMMANDS = (
     "agents show ocr-1",
     "agents rotate ocr-2",
     "agents tokens",
+    "keys create",
+    "keys list",
     "messages list",
     "dead list",
     "dead purge message --older-than 0s",
@@ -423,8 +484,10 @@ async def _commands(url: str, *lines: str) -> list[str]:
     return [end.removesuffix(f" {line}") for end, line in zip(ended, lines, strict=True)]
 
 
-async def _start(*words: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(sys.executable, "-m", "coord.cli", *words, stdout=PIPE, stderr=PIPE)
+async def _start(*words: str, **environ: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "coord.cli", *words, stdout=PIPE, stderr=PIPE, env=os.environ | environ
+    )
 
 
 @pytest.mark.parametrize("users", ["valkey", pytest.param("redis7", marks=pytest.mark.long)], indirect=True)

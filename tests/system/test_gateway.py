@@ -442,7 +442,7 @@ async def test_on_sigterm_requests_under_way_are_answered(at: CellProcesses, htt
 @pytest.mark.parametrize(
     ("environ", "text"),
     [
-        ({"COORD_GATEWAY_HOST": EVERYWHERE}, "COORD_GATEWAY_ALLOW_OPEN=true"),
+        ({"COORD_GATEWAY_HOST": EVERYWHERE}, "COORD_GATEWAY_SECURITY=on"),
         ({"COORD_REDIS_URL": "nonsense"}, "is not a Redis URL"),
         ({"AITBC_COORDINATOR_PORT": "99999"}, "AITBC_COORDINATOR_PORT"),
     ],

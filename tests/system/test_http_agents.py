@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,15 @@ async def test_who_may_not_poll(at: CellProcesses, http: HttpCaller) -> None:
 async def is_placeable(at: CellProcesses, agent_id: str = "a1") -> bool:
     """Whether an agent may get work."""
     return bool(await at.redis.sismember(at.keys.of("agents:active"), agent_id))
+
+
+async def test_a_gateway_that_shuts_down_answers_its_polls(at: CellProcesses, http: HttpCaller) -> None:
+    """At once, with no entries: the agent polls again, at another gateway."""
+    other = HttpCaller(unused_ports(1)[0])
+    process = await gateway(at, other, **PATIENT)
+    await register(other)
+    waiting = asyncio.create_task(poll(other, wait_s=60))
+    await wait_until(lambda: is_placeable(at), "it is placeable")
+    process.send(signal.SIGTERM)
+    assert await waiting == []
+    assert await process.ended() == 0

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from coord import queries
+from coord.api_key import id_of_key
 from coord.embedded import EmbeddedServer
 from coord.errors import CoordError
 from coord.models.agents import AgentRecord, AgentStatus
@@ -418,3 +419,25 @@ def test_a_setting_that_does_not_fit(coord: Coord, arguments: list[str], says: s
     output = coord(*arguments)
     assert (output.code, output.out) == (2, "")
     assert says in output.err
+
+
+def test_keys_are_created_listed_and_revoked(lives: Living, coord: Coord) -> None:
+    """A key is shown once; the list has its id; a key that does not exist is an error."""
+    made = coord("keys", "create", "--role", "agent", "--agent", "echo-1", "--name", "Ann", "--lifetime", "90d")
+    key = made.out.strip()
+    key_id = id_of_key(key)
+    assert (made.code, key_id is not None, key in made.err) == (0, True, False)
+    listed = coord("keys", "list")
+    assert key not in listed.out
+    (row,) = [line for line in listed.out.splitlines() if key_id and key_id in line]
+    assert [word for word in ("agent", "echo-1", "Ann", "never") if word not in row] == []
+    as_json = msgspec.json.decode(coord("keys", "create", "--json").out)
+    assert as_json["record"]["role"] == "client"
+    assert id_of_key(as_json["key"]) == as_json["record"]["key_id"]
+    assert coord("keys", "revoke", str(key_id), as_json["key"]).code == 0
+    assert lives.do(lives.client.admin.keys()) == []
+    assert coord("keys", "list").out.strip() == "no keys"
+    again = coord("keys", "revoke", str(key_id))
+    assert (again.code, str(key_id) in again.err) == (1, True)
+    wrong = coord("keys", "create", "--role", "agent")
+    assert (wrong.code, "agent_id is needed" in wrong.err) == (2, True)

@@ -31,7 +31,7 @@ async def test_it_starts_everything_and_ends_everything(start: Start) -> None:
     assert server is not None
     assert (endpoint.url, endpoint.data_dir, endpoint.namespace) == (server.url, str(up.data), "coord")
     workers = up.workers()
-    assert sorted(name.split("-")[0] for name in workers) == ["distributor", "registry", "router"]
+    assert sorted(name.split("-")[0] for name in workers) == ["distributor", "push", "registry", "router"]
     await accepted(endpoint.url)
     up.process.terminate()
     assert await up.ended() == 0

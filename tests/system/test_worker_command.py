@@ -24,7 +24,7 @@ async def coord_worker(*arguments: str) -> Process:
     )
 
 
-@pytest.mark.parametrize("kind", ["registry", "distributor", "router"])
+@pytest.mark.parametrize("kind", ["registry", "distributor", "router", "push"])
 async def test_it_works_until_it_is_asked_to_end(
     server: EmbeddedServer, redis: Redis, namespace: str, kind: str
 ) -> None:
@@ -86,7 +86,7 @@ async def test_it_ends_with_who_started_it(server: EmbeddedServer, redis: Redis,
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["butler"], "'butler' is not one of 'registry', 'distributor', 'router'"),
+        (["butler"], "'butler' is not one of 'registry', 'distributor', 'router', 'push'"),
         (["router", "--name", "a b"], "name must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -, not 'a b'"),
         (["router", "--redis-url", "nowhere"], "is not a Redis URL"),
     ],

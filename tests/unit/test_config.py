@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,21 +20,31 @@ def test_nothing_set_gives_the_defaults() -> None:
     assert load({}) == Settings()
 
 
+#: Values of settings that are unset by default.
+GIVEN: dict[str, Any] = {
+    "push_networks": "10.0.0.0/8",
+    "redis_url": "redis://example:1",
+    "endpoint_file": "/run/x.json",
+    "agent_token_file": "/run/a1.token",
+    "gateway_trusted_proxies": "10.0.0.0/8",
+    "gateway_cors_origins": "https://ops.example",
+    "gateway_jwt_secret": "s" * 32,
+    "gateway_jwt_key": "/run/jwt.pem",
+    "gateway_jwt_issuer": "ops",
+    "gateway_jwt_audience": "coord",
+}
+
+
 def test_every_setting_can_be_set_by_its_variable() -> None:
     """Each field reads back from COORD_<NAME> what it was written as."""
     fields = [name for name in Settings.__struct_fields__ if name != "agent_token"]  # this or its file
-    assert load({variable_of(name): _written(name) for name in fields}) == Settings(
-        redis_url="redis://example:1",
-        endpoint_file="/run/x.json",
-        agent_token_file="/run/a1.token",
-    )
+    assert load({variable_of(name): _written(name) for name in fields}) == Settings(**GIVEN)
     assert load({"COORD_AGENT_TOKEN": "t" * 16}) == Settings(agent_token="t" * 16)
 
 
 def _written(name: str) -> str:
-    given = {"redis_url": "redis://example:1", "endpoint_file": "/run/x.json", "agent_token_file": "/run/a1.token"}
     value = getattr(Settings(), name)
-    return given.get(name) or (str(value).lower() if isinstance(value, bool) else str(value))
+    return GIVEN.get(name) or (str(value).lower() if isinstance(value, bool) else str(value))
 
 
 @pytest.mark.parametrize(

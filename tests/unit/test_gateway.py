@@ -111,9 +111,9 @@ async def test_what_is_not_built_is_not_there(http: Caller, prefix: str) -> None
     for path in unknown:
         assert_error(await http.get(prefix + path), 404, "not_found")
         assert_error(await http.post(prefix + path, json={}), 404, "not_found")
-    answer = await http.delete(f"{prefix}/agents/a1")
+    answer = await http.delete(f"{prefix}/agents/a1/heartbeat")
     assert_error(answer, 405, "method_not_allowed")
-    assert "GET" in answer.headers["Allow"]
+    assert "POST" in answer.headers["Allow"]
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])
@@ -325,7 +325,7 @@ async def test_pages_from_elsewhere_are_not_let_in(http: Caller) -> None:
 
 async def test_where_others_may_come_any_name_is_good(settings: Settings) -> None:
     """In a container's network the gateway is called what its service is called."""
-    open_ = msgspec.structs.replace(settings, gateway_allow_open=True)
+    open_ = msgspec.structs.replace(settings, gateway_security=True)
     async with calling(make_app(Backend(open_), open_)) as http:
         assert_error(await http.get("/tasks/t1", host="gateway"), 503, "server_unavailable")
 

@@ -14,12 +14,14 @@ from coord.config import Settings
 from coord.errors import BY_CODE
 from coord.gateway.app import GatewayApp
 from coord.gateway.backend import Backend
+from coord.gateway.callers import Caller
 from coord.gateway.errors import HTTP_ONLY, RequestError
 from coord.gateway.gateway import Gateway
 from coord.gateway.query import decode_query
 from coord.gateway.router import Router
 from coord.gateway.routes import Answer, Call, Route, Stream
 from coord.gateway.table import ROUTES
+from coord.models.api_keys import CallerRole
 from tests.waiting import wait_until
 
 
@@ -224,3 +226,85 @@ async def test_options_names_the_methods(app_of: Callable[..., GatewayApp]) -> N
         answer = await http.simulate_options("/a", host="localhost")
         assert (answer.status_code, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS, POST")
         assert (await http.simulate_options("/b", host="localhost")).status_code == 404
+
+
+class Body(Struct, frozen=True):
+    """A body that names an agent."""
+
+    agent_id: str
+
+
+class Watchman:
+    """A check of access that writes down what it sees."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def authorize(self, call: Call[Any, Any], route: Route) -> None:
+        """Refuse callers without a token."""
+        self.seen.append(f"{route.role} {call.raw!r}")
+        if not call.bearer_token:
+            raise RequestError("cross_origin", "no token", headers={"WWW-Authenticate": "Bearer"})
+        call.credential = Caller(call.bearer_token, CallerRole.AGENT)
+
+    def check_body(self, call: Call[Any, Any], route: Route) -> None:
+        """Write down the agent in the body."""
+        self.seen.append(f"{route.own} {call.body.agent_id}")
+
+    def guarded(self, call: Call[Any, Any], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Return the stream as it is."""
+        return chunks
+
+
+async def test_access_is_checked_before_the_body_is_read(settings: Settings) -> None:
+    """Then the agent in the body; the handler gets the credential; a refusal has its headers."""
+    served: list[str] = []
+
+    async def serve(call: Call[Body, None]) -> Answer:
+        assert call.credential is not None
+        served.append(call.credential.subject)
+        return Answer(None, 204)
+
+    route = Route("POST", "/a", serve, body=Body, answer=None, role="agent", own="body.agent_id")
+    watchman = Watchman()
+    app = GatewayApp(Gateway(Backend(settings), settings), [route], watchman)
+    async with testing.ASGIConductor(app) as http:
+        answer = await http.simulate_post("/a", host="localhost", body=b"no JSON")
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (403, "Bearer")
+        token = {"Authorization": "Bearer t1"}
+        answer = await http.simulate_post("/a", host="localhost", json={"agent_id": "a1"}, headers=token)
+        assert answer.status_code == 204
+    assert watchman.seen == ["agent b''", "agent b''", "body.agent_id a1"]
+    assert served == ["t1"]
+
+
+async def handshake(app: GatewayApp, path: str, **more: Any) -> list[dict[str, Any]]:
+    """Begin a WebSocket; return what the app sends."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(event: Any) -> None:
+        sent.append(dict(event))
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    scope = {"type": "websocket", "path": path, "query_string": b"", "headers": [(b"host", b"localhost")], **more}
+    await app(scope, receive, send)
+    return sent
+
+
+async def test_a_handler_may_take_over_a_websocket(app_of: Callable[..., GatewayApp]) -> None:
+    """Then nothing else is sent; a path that is no WebSocket is refused as any other request is."""
+
+    async def take(call: Call[Any, Any]) -> None:
+        assert (await call.connection.receive())["type"] == "websocket.connect"
+        await call.connection.send({"type": "websocket.accept"})
+
+    app = app_of(row("/ws", "WEBSOCKET", take), row("/a"))
+    assert await handshake(app, "/v1/ws") == [{"type": "websocket.accept"}]
+    start, body = await handshake(app, "/nope", extensions={"websocket.http.response": {}})
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 404)
+    assert b'"not_found"' in body["body"]
+    start, _ = await handshake(app, "/a", extensions={"websocket.http.response": {}})
+    assert start["status"] == 405
+    assert [event["type"] for event in await handshake(app, "/nope")] == ["websocket.close"]

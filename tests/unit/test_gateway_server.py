@@ -14,16 +14,14 @@ EVERYWHERE = "0.0.0.0"  # noqa: S104 -- what is refused
 
 @pytest.mark.parametrize("host", [EVERYWHERE, "::", "192.0.2.1"])
 def test_an_open_address_is_refused(settings: Settings, host: str) -> None:
-    """There is no authentication yet; the message says so, and what to do."""
-    with pytest.raises(ConfigError, match=r"no authentication yet.*COORD_GATEWAY_ALLOW_OPEN=true"):
+    """The message names the setting, and the command for the first key."""
+    with pytest.raises(ConfigError, match=r"COORD_GATEWAY_SECURITY=on.*coord keys create --role admin"):
         bind(msgspec.structs.replace(settings, gateway_host=host))
 
 
-def test_an_open_address_is_bound_where_that_was_asked_for(settings: Settings) -> None:
+def test_an_open_address_is_bound_with_security(settings: Settings) -> None:
     """As a container needs it."""
-    with bind(
-        msgspec.structs.replace(settings, gateway_host=EVERYWHERE, gateway_port=0, gateway_allow_open=True)
-    ) as one:
+    with bind(msgspec.structs.replace(settings, gateway_host=EVERYWHERE, gateway_port=0, gateway_security=True)) as one:
         assert one.getsockname()[0] == EVERYWHERE
 
 

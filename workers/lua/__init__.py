@@ -18,6 +18,7 @@ from typing import NamedTuple
 NAMES = (
     "admit",
     "cancel",
+    "change_api_key",
     "change_links",
     "change_status",
     "change_token",

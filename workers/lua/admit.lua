@@ -76,7 +76,7 @@ at = at + 1
 for n = 1, tonumber(ARGV[at - 1]) do
   local priority, pool, caller, options = unpack(ARGV, at, at + 3)
   groups[n] = {
-    stream = 'in:tasks:' .. priority, priority = priority, pool = pool, caller = caller,
+    stream = 'in:tasks:' .. priority, priority = priority, pool = pool, caller = caller, admitted = 0,
     names = { unpack(ARGV, at + 4, at + 3 + tonumber(options)) },
   }
   at = at + 4 + tonumber(options)
@@ -114,16 +114,16 @@ local function options_of(names, i)
   return fields, run_at, deadline
 end
 
--- Counts a task by its type.
-local function count_type(pool)
-  local task_type = types[pool]
-  of_types[task_type] = (of_types[task_type] or 0) + 1
-end
-
 -- Writes the totals of types. The number of types is bounded: those beyond it are counted together, under no name.
 local MOST_TYPES = 1000
 local function write_types()
   local key = P .. 'task_types'
+  for _, group in ipairs(groups) do
+    if group.admitted > 0 then
+      local task_type = types[group.pool]
+      of_types[task_type] = (of_types[task_type] or 0) + group.admitted
+    end
+  end
   for task_type, count in pairs(of_types) do
     if redis.pcall('HINCRBY', key, task_type, count) == count and task_type ~= '' and call('HLEN', key) > MOST_TYPES then
       call('HDEL', key, task_type)
@@ -184,7 +184,7 @@ local function admit(n)
     call('HSET', key, 'state', 'queued', 'submission', submission, 'body', body, unpack(fields))
     bump('submitted:' .. priority, 1)
     bump('queued:' .. priority, 1)
-    count_type(pool)
+    group.admitted = group.admitted + 1
     if is_cancelled then
       call('ZREM', P .. 'tombstones', id)
       cancelled(load_task(id), 'cancelled before it was admitted')
@@ -210,7 +210,7 @@ local function admit(n)
   end
   waiting, bytes = waiting + 1, bytes + #body
   move(priority, 'submitted', state)
-  count_type(pool)
+  group.admitted = group.admitted + 1
   bump('backlog_bytes', #body)
   log_each(EVENT[state], id, 'priority', priority)
   return WORD[state]

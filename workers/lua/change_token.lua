@@ -2,7 +2,7 @@
 -- Changes the token of an agent on an operator's request: enrols the agent, replaces its token, or revokes it. Only the
 -- digests of tokens are known here.
 -- include: base entries capped replies batches
--- keys: token:{id} hash rw | log:control stream w | in:control:{kind} stream w
+-- keys: token:{id} hash rw | tokens hash w | log:control stream w | in:control:{kind} stream w
 -- ARGV[3]  number of requests, then for each:
 --   entry | caller or '' | agent_id | action: enrol, rotate or revoke | digest: SHA-256 of the token, '' to revoke
 --   | grace_ms: for which the earlier token stays valid, 0 unless it rotates
@@ -19,7 +19,7 @@ local function change_token(i)
     return 'GONE'
   end
   local key = P .. 'token:' .. id
-  local current, fact_id = unpack(call('HMGET', key, 'current', 'fact_id'))
+  local current, fact_id, previous = unpack(call('HMGET', key, 'current', 'fact_id', 'previous'))
   if current and current == digest then
     answer(caller, STREAM, entry)
     return 'DUPLICATE'
@@ -35,13 +35,21 @@ local function change_token(i)
   end
   call('HDEL', key, 'current', 'previous', 'previous_until')
   call('HSET', key, 'fact_id', entry)
+  if previous then
+    call('HDEL', P .. 'tokens', previous)
+  end
+  local has_grace = action == 'rotate' and tonumber(grace) > 0
+  if current and not has_grace then
+    call('HDEL', P .. 'tokens', current)
+  end
   if action == 'revoke' then
     call('PEXPIRE', key, LIMITS.revoked_ttl_ms)
   else
     call('PERSIST', key)
     call('HSET', key, 'current', digest)
+    call('HSET', P .. 'tokens', digest, id)
   end
-  if action == 'rotate' and tonumber(grace) > 0 then
+  if has_grace then
     call('HSET', key, 'previous', current, 'previous_until', int(now + tonumber(grace)))
   end
   log('log:control', 'type', EVENTS[action], 'agent_id', id, 'caller', caller)

@@ -28,10 +28,10 @@
 local CLAIM_BY = int(attempt_time(now) + tonumber(LIMITS.claim_within_ms))
 local UNLISTED_TIMEOUT = tonumber(LIMITS.unlisted_timeout_ms)
 local LEASE = 16
--- priority -> name of the histogram, and head start: the time from which a task waits is its score and the head start.
-local WAIT, HEAD_START = {}, {}
+-- priority -> score -> tasks that were assigned: a task waits since its score and the head start of its priority.
+local assigned_scores = {}
 for priority in pairs(LANE) do
-  WAIT[priority], HEAD_START[priority] = 'wait:' .. priority, tonumber(LIMITS['head_start_' .. priority])
+  assigned_scores[priority] = {}
 end
 local explanations = {}
 local at = 4
@@ -162,7 +162,12 @@ local function assign(group, agent_id, lease, task)
     task.state, task.deadline, task.timeout_at = 'assigned', deadline or nil, timeout and timeout_at
     set_alarm(task)
   end
-  observe(WAIT[priority], now - (since or task.score + HEAD_START[priority]))
+  if since then
+    observe('wait:' .. priority, now - since)
+  else
+    local scores, score = assigned_scores[priority], task.score
+    scores[score] = (scores[score] or 0) + 1
+  end
   move(priority, 'queued', 'assigned')
   bump('backlog_bytes', -#body)
   log_each('task.assigned', task.id, 'agent_id', agent_id, 'attempt', attempt)
@@ -262,6 +267,12 @@ local words = guard_each(count, function(n)
   end
   return word
 end)
+for priority, scores in pairs(assigned_scores) do
+  local head_start = next(scores) and tonumber(LIMITS['head_start_' .. priority])
+  for score, count in pairs(scores) do
+    observe('wait:' .. priority, now - score - head_start, count)
+  end
+end
 -- Agents have to claim what they were assigned.
 local claims = {}
 for id, agent in pairs(agents) do

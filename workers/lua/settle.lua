@@ -33,21 +33,23 @@ local function is_too_late(task, entry)
   return task.deadline and entry_ms(entry) > tonumber(task.deadline)
 end
 
--- The time at which a report was appended; many reports share an entry.
-local last_entry, last_ms
-local function reported_at(entry)
-  if entry ~= last_entry then
-    last_entry, last_ms = entry, (entry_ms(entry))
-  end
-  return last_ms
-end
-
+-- The last entry, and the time at which it was appended; many reports share an entry.
+local last_entry, reported_at
+local distributions, runs = observations('distribution'), observations('run:completed')
 local function completed(task, entry, started, result)
   local begun = started or task.state == 'running' and call('HGET', task.key, 'started_at')
-  if started and task.state == 'assigned' then
-    observe('distribution', started - assigned_at(task))
+  if begun then
+    if entry ~= last_entry then
+      last_entry, reported_at = entry, (entry_ms(entry))
+    end
+    local took = reported_at - begun
+    runs[took] = (runs[took] or 0) + 1
+    local assigned = task.state == 'assigned' and assigned_at(task)
+    if assigned then
+      took = begun - assigned
+      distributions[took] = (distributions[took] or 0) + 1
+    end
   end
-  observe('run:completed', begun and reported_at(entry) - begun)
   unassign(task)
   close(task, 'completed', 'result', result, 'tasks:terminal', started)
   log_each('task.completed', task.id, 'agent_id', task.agent_id)

@@ -1,6 +1,7 @@
 """Every change of state: ``Scripts`` calls the scripts; the other names are their arguments and answers."""
 
 from workers.transitions.batches import (
+    ApiKeyChange,
     Arg,
     Broadcast,
     Call,
@@ -40,6 +41,7 @@ from workers.transitions.scripts import BATCH_SCRIPTS, BatchScript, Scripts
 
 __all__ = [
     "BATCH_SCRIPTS",
+    "ApiKeyChange",
     "Arg",
     "BatchScript",
     "Broadcast",

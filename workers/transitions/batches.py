@@ -347,6 +347,20 @@ class PushShare(Struct, frozen=True):
     excess: int  #: how many of them it should give up
 
 
+class ApiKeyChange(Struct, frozen=True):
+    """One request for ``change_api_key``."""
+
+    entry: str
+    caller: str
+    key_id: str
+    action: str  #: create or revoke
+    digest: str = ""  #: of the new key
+    role: str = ""
+    agent_id: str = ""
+    name: str = ""
+    lifetime_ms: int | None = None
+
+
 class SpokenFact(Struct, frozen=True):
     """One fact of an agent about itself, for ``check_tokens``."""
 

@@ -31,6 +31,7 @@ from coord.pipeline import pack, send_and_read
 from coord.placement import RecordedEntry
 from workers import lua
 from workers.transitions.batches import (
+    ApiKeyChange,
     Arg,
     Broadcast,
     Call,
@@ -121,6 +122,8 @@ WAITING_KEPT_MS = 300_000
 
 #: Maximum number of values of live settings: most of them of single types of tasks. Distributors read all of them.
 LIVE_SETTINGS = 4_000
+#: Maximum number of keys of the HTTP API.
+API_KEYS = 10_000
 
 E = TypeVar("E", bound=Struct)
 T = TypeVar("T")
@@ -211,6 +214,10 @@ def _token_limits(s: Settings) -> Limits:
     return {"revoked_ttl_ms": int(s.departed_ttl_s * 1000)}
 
 
+def _api_key_limits(_: Settings) -> Limits:
+    return {"api_keys": API_KEYS}
+
+
 def _no_limits(_: Settings) -> Limits:
     return {}
 
@@ -297,6 +304,9 @@ class Scripts:
 
     #: Change the tokens of agents. Words OK, DUPLICATE, ENROLLED, NOT_ENROLLED, STALE.
     change_token = BatchScript("change_token", TokenChange, read_words, _token_limits)
+
+    #: Create and revoke keys of the HTTP API. Words OK, DUPLICATE, TAKEN, FULL, NOT_FOUND.
+    change_api_key = BatchScript("change_api_key", ApiKeyChange, read_words, _api_key_limits)
 
     # Messages.
 

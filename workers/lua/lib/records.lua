@@ -37,12 +37,20 @@ local function score_of(submission)
   return string.match(submission, '^%S+ %S* %S %S+ (%S+)')
 end
 
--- Returns the ms at which the agent of a task was assigned it.
-local function assigned_at(task)
-  return tonumber(string.match(task.assignment, '^%S+ %S+ (%d+)', task.rest))
-end
-
 local find, sub = string.find, string.sub
+
+-- Returns the ms at which a task was assigned. Tasks that were assigned in one batch share what begins at `rest`: so it
+-- is decoded once for all of them.
+local decoded, LONG_ENOUGH = {}, 60
+local function assigned_at(task)
+  local text = sub(task.assignment, task.rest, task.rest + LONG_ENOUGH)
+  local at = decoded[text]
+  if at == nil then
+    at = tonumber(string.match(text, '^%S+ %S+ (%d+)') or nil)
+    decoded[text] = at or false
+  end
+  return at
+end
 
 local function save_assignment(task)
   task.assignment = pack_assignment(task.lease, task.agent_id, task.entry, task.has_alarm, task.term, task.attempt, task.assigned_at,
