@@ -52,10 +52,10 @@ class Gateway:
         assert answer.status == 200, answer.body
         return answer.body
 
-    def is_ready(self) -> bool:
-        """Return True if the gateway has found Redis."""
+    def is_healthy(self) -> bool:
+        """Return True if the gateway has found Redis and a worker of each kind."""
         try:
-            return self.call("GET", "/health/ready").status == 200
+            return self.call("GET", "/health").status == 200
         except OSError:
             self._connection.close()
             return False
@@ -75,7 +75,7 @@ def gateway_of(cell: LiveCell) -> Iterator[Gateway]:
     gateway = Gateway(cell, port)
     try:
         deadline = time.monotonic() + START_S
-        while not gateway.is_ready():
+        while not gateway.is_healthy():
             assert not serving.done(), serving.exception()
             assert time.monotonic() < deadline
             time.sleep(0.02)

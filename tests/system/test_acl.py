@@ -143,7 +143,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({*SET_READS, "exists"}, r"agents:(all|active|pushed|facets|by:.*)|(inflight|subordinates):.*"),
         (
             {*ZSET_READS, "exists"},
-            r"queue:.*|pools:changed|workers:.*|agents:health|api_keys|tasks:(terminal|dead)|conversation:.*",
+            r"queue:.*|pools:changed|workers:.*|agents:health|api_keys|alarms|tasks:(terminal|dead|refused)|conversation:.*",
         ),
         ({"lrange", "llen", "exists"}, r"(recipients|outcomes):.*"),
         ({"set", "incrby", "getdel"}, r"idempotency:.*"),
@@ -380,7 +380,13 @@ async def _over_http(users: Users, port: int, task_id: str, token: str, key: str
         assert (await http.post("/agents/web/heartbeat", beat, **bearer)).status == 200
         data = {"task_type": "unknown", "required_capabilities": ["unknown"], "task_id": "by-http"}
         assert (await http.post("/tasks/submit", {"task_data": data}, **admin)).status == 200
-        paths = ("/agents/web", f"/tasks/{task_id}", f"/tasks/{task_id}/status", "/tasks/by-http/explain", "/pools")
+        paths: tuple[str, ...] = (
+            "/agents/web",
+            f"/tasks/{task_id}",
+            f"/tasks/{task_id}/status",
+            "/tasks/by-http/explain",
+            "/pools",
+        )
         rules_of_placement = "/load-balancer/strategy"
         assert (await http.put(rules_of_placement, {"strategy": "random"}, **admin)).status == 200
         paths = (*paths, "/health", "/metrics/summary", rules_of_placement, f"{rules_of_placement}/history")
@@ -425,8 +431,8 @@ async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer
             answer = await http.post(path, body, Idempotency_Key=f"acl {path}"[:60], **admin)
             assert answer.status == status, (path, answer.body)
     assert (await http.delete("/agents/ocr-1/subordinates/web", **admin)).status == 200
-    status = {"status": "active", "load_metrics": {"cpu": 0.2}}
-    assert (await http.put("/agents/web/status", status, **bearer)).status == 200
+    change = {"status": "active", "load_metrics": {"cpu": 0.2}}
+    assert (await http.put("/agents/web/status", change, **bearer)).status == 200
     return (
         "/agents?limit=5", "/registry/stats", "/agents/capability/ocr", "/tasks?limit=100", "/tasks/status",
         "/tasks/queues", "/tasks/queues/stats", "/load-balancer/stats", "/messages/history?receiver_id=web",
