@@ -91,6 +91,12 @@ def test_an_operation_gives_only_documented_responses(
     @effort(max_examples=tried, deadline=None, database=None, phases=PHASES, suppress_health_check=list(HealthCheck))
     @given(case=cases(OPERATIONS[label]))
     def send(case: Any) -> None:
+        if label == "GET /events":  # the response does not end
+            opened = case.as_transport_kwargs(base_url=f"http://127.0.0.1:{gateway.port}")
+            with session.request(**opened, stream=True, timeout=30) as stream:
+                statuses[stream.status_code] = 1
+                assert str(stream.status_code) in OPERATIONS[label].definition.raw["responses"]
+            return
         response = case.call(base_url=f"http://127.0.0.1:{gateway.port}", session=session)
         statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
         case.validate_response(response, checks=CHECKS)
