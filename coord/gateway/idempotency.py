@@ -143,21 +143,17 @@ async def _claim(call: Call[Any, Any], name: str, digest: bytes) -> Answer | Non
 
 async def _set(call: Call[Any, Any], name: str, value: bytes, *options: str | int) -> bytes | None:
     """Set the record of a key; return the one that was there, with the option GET."""
-    backend = call.backend
-    async with backend.limited():
-        connection = backend.client.connection
-        gets = "GET" in options
-        found = await connection.redis.execute_command("SET", connection.keys.of(name), value, *options, get=gets)
+    gets = "GET" in options
+    async with call.backend.reading() as (redis, keys):
+        found = await redis.execute_command("SET", keys.of(name), value, *options, get=gets)
     return found if gets and isinstance(found, bytes) else None
 
 
 async def _release(call: Call[Any, Any], name: str) -> None:
     """Forget a key whose request had no effect."""
-    backend = call.backend
     try:
-        async with backend.limited():
-            connection = backend.client.connection
-            await connection.redis.execute_command("GETDEL", connection.keys.of(name))
+        async with call.backend.reading() as (redis, keys):
+            await redis.execute_command("GETDEL", keys.of(name))
     except CoordError as error:
         log.warning("idempotency.key_not_released", error=str(error))
 

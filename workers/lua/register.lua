@@ -4,7 +4,7 @@
 -- agent that registers over HTTP and has to poll its inbox is deaf until it does.
 -- include: base entries replies batches agents facets hearing
 -- keys: agent:{id} hash w | agents:all set w | agents:departed zset w
--- keys: in:registry stream w
+-- keys: in:registry stream w | agents:by:{facet}:{value} set r | agents:facets set r
 -- ARGV[3]  number of agents, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | interval_ms: of heartbeats, or '' | delivery: push or poll (over
 --   HTTP), or '' | digest of what eligibility can see | facets, separated by spaces, each facet:value with the value encoded | fields: their number, then name and

@@ -3,7 +3,7 @@
 -- include: base capped facets links unread
 -- keys: agent:{id} hash rw | agents:departed zset w | agents:lost zset w | agents:all set w | agents:health zset w
 -- keys: agents:pushed set w | inflight:{agent} set r | inbox:{agent}:{lane} stream rw | suspended hash w
--- keys: counters hash rw | log:agents stream w
+-- keys: counters hash rw | log:agents stream w | agents:by:{facet}:{value} set w
 -- Events in log:agents: agent.forgotten
 -- Unread entries and links that one call of a script ends, about, of all agents: some milliseconds of the server's time.
 local ends_left, unread_ended = 500, 0
