@@ -127,7 +127,10 @@ async def run_once(call: Call[Any, Any], key: str, handle: Handler) -> Struct | 
 async def _claim(call: Call[Any, Any], name: str, digest: bytes) -> Answer | None:
     """Claim a key; return the response that an earlier request with it got, if there is one."""
     has_id = call.path in WITH_IDS
-    kept = await _set(call, name, digest, "NX", "GET", "PX", KEPT_MS if has_id else _claim_ms(call))
+    try:
+        kept = await _set(call, name, digest, "NX", "GET", "PX", KEPT_MS if has_id else _claim_ms(call))
+    except ServerUnavailable as error:
+        raise ServerUnavailable(f"{error}; nothing was done, repeat the request with the same {HEADER}") from error
     if kept is None:
         return None
     first, _, response = kept.partition(b" ")
