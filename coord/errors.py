@@ -256,7 +256,6 @@ class TaskNotDead(Conflict):
     """The task is not a dead letter: only a failed task can be replayed or purged."""
 
     code = "task_not_dead"
-    http_status = 422
 
 
 class AgentNotDraining(Conflict):
@@ -269,7 +268,6 @@ class MessageNotDead(Conflict):
     """The message is not a dead letter: only an undelivered message can be replayed or purged."""
 
     code = "message_not_dead"
-    http_status = 422
 
 
 class EntryTruncated(Conflict):

@@ -60,6 +60,7 @@ agents:lost                           zset    agent -> ms at which its loss is a
                                               of the terms that ended have been taken back
 agents:by:{facet}:{value}             set     agents with that capability, service, type, tag, label or status; the
                                               value is percent-encoded
+agents:facets                         set     ``{facet}:{value}`` of each of these sets that has members, but for status
 token:{id}                            hash    of an enrolled agent: current, previous (SHA-256 of its tokens, in hex),
                                               previous_until (ms), fact_id (the last effective fact of an operator).
                                               No TTL while it has a token; as long as the record of a departed agent
@@ -134,9 +135,9 @@ counters                              hash    {state}:{priority} (gauge for an u
                                               requests_timed_out buried unburied tokens_refused results_dropped
                                               results_dropped_bytes dead_letters_dropped; backlog_bytes; pools_rev;
                                               task_events (ever written to log:tasks) forgotten_rev (the highest rev
-                                              of the agents that were removed) plans_refused (the agent was not as the
-                                              plan saw it) plans_late (the task had left its queue). All scripts, also
-                                              the registry's, update them
+                                              of the agents that were removed) forgotten_at (ms of the last removal)
+                                              plans_refused (the agent was not as the plan saw it) plans_late (the task
+                                              had left its queue). All scripts, also the registry's, update them
 histograms                            hash    {name}:{bucket} (observations; a bucket is its upper bound in ms, or inf)
                                               and {name}:sum (ms) of durations of tasks: wait:{priority}, until it is
                                               assigned; distribution, from there until it starts; run:{how}, from
@@ -175,6 +176,9 @@ conversation:{id}                     zset    message -> its number in the conve
                                               many as the budget of a conversation, and as many answers of the
                                               coordinator. TTL that of the last record
 requests                              zset    request that waits -> its deadline, ms on the clock of requests
+idempotency:{digest}                  string  digest of a request with an Idempotency-Key, then of its response the
+                                              status, the Location or -, and the body. Written by gateways; {digest} of
+                                              the caller, the path and the key. TTL: 1 day; less while it is handled
 copies:{message}                      hash    agent -> ``delivered`` and the entry in its inbox, or ``dead`` and a
                                               code: of a message to all subordinates, and of a broadcast the copies that
                                               ended unread. TTL that of the message's record

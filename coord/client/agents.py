@@ -42,6 +42,11 @@ class AgentReads:
             raise AgentNotFound(f"Agent '{agent_id}' not found")
         return record
 
+    async def registry_stats(self) -> queries.RegistryStats:
+        """Count the agents by status and type, and the services and capabilities that they have; one round trip."""
+        with reading():
+            return await queries.get_registry_stats(self.connection.redis, self.connection.keys)
+
     async def discover(
         self,
         *,

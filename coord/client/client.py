@@ -22,7 +22,7 @@ from coord.client.admin import Admin
 from coord.client.agents import AgentReads
 from coord.client.connection import REACH_S, ClientConnection
 from coord.client.events import follow_events
-from coord.client.handle import CANCEL_ANSWER_S, CancelAnswer, TaskHandle, cancel_task, read_task
+from coord.client.handle import CANCEL_ANSWER_S, CancelAnswer, TaskHandle, cancel_task, cancel_tasks, read_task
 from coord.client.messages import Messaging
 from coord.client.outcomes import closed
 from coord.client.submission import (
@@ -384,6 +384,30 @@ class Client(AgentReads, Messaging):
             ResultTimeout: no distributor answered within ``timeout`` seconds; the request waits for one.
         """
         return await cancel_task(self.connection, task_id, reason, timeout=timeout)
+
+    async def cancel_many(
+        self, task_ids: Iterable[str], reason: str = "", *, timeout: float = CANCEL_ANSWER_S
+    ) -> dict[str, CancelAnswer | CoordError | None]:
+        """Request that many tasks are cancelled; a round trip for every 500.
+
+        Args:
+            task_ids: ids of the tasks.
+            reason: as ``cancel``.
+            timeout: seconds to wait for the answers to each round trip.
+
+        Returns: task -> ``accepted`` or ``pending``, as ``cancel``; the error that ``cancel`` would raise; or None: no
+            distributor answered in time, and the request waits for one.
+
+        Raises:
+            IdInvalid, FactInvalid: an id or the reason does not fit.
+            ServerUnavailable, ServerFull: Redis does not answer, or is out of memory.
+        """
+        ids = list(dict.fromkeys(check_id(task_id, "task_id") for task_id in task_ids))
+        found: dict[str, CancelAnswer | CoordError | None] = {}
+        for at in range(0, len(ids), BATCH):
+            some = ids[at : at + BATCH]
+            found.update(zip(some, await cancel_tasks(self.connection, some, reason, timeout=timeout), strict=True))
+        return found
 
     # Dead letters.
 

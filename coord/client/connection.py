@@ -203,6 +203,20 @@ class ClientConnection:
             raise ResultTimeout(f"no {worker} answered within {timeout:g} s; the {subject} waits for one")
         return AnsweredFact(entry, answer)
 
+    async def request_many(self, batch: Sequence[Append], timeout: float) -> list[Answer | None]:
+        """Append facts in one round trip, and wait for the answers; None for each without one in time.
+
+        Args:
+            batch: the facts, each with this client as its caller; some hundreds at most.
+            timeout: seconds to wait.
+
+        Raises:
+            ServerUnavailable, ServerFull: Redis does not answer, or is out of memory.
+        """
+        entries = await self.append(batch)
+        facts: list[Appended] = [(append.stream, entry) for append, entry in zip(batch, entries, strict=True)]
+        return await asyncio.gather(*(self.watcher.wait_for_answer(fact, timeout) for fact in facts))
+
     def _opened(self, part: T | None) -> T:
         if part is None:
             raise ConfigError(NOT_OPEN)

@@ -9,7 +9,7 @@ from coord.fsck.snapshot import CellSnapshot, Finding
 
 def check_agents(snapshot: CellSnapshot) -> Iterator[Finding]:
     """Check that each set lists the agents whose records say so, and that the order by health has each of them."""
-    expected: dict[str, set[str]] = {name: set() for name in snapshot.agent_sets}
+    expected: dict[str, set[str]] = {"agents:facets": set(), **{name: set() for name in snapshot.agent_sets}}
     scores: dict[str, float] = {}
     for agent, record in snapshot.agents.items():
         status = record["status"]
@@ -24,16 +24,17 @@ def check_agents(snapshot: CellSnapshot) -> Iterator[Finding]:
             sets.append("agents:pushed")
         for name in sets:
             expected.setdefault(name, set()).add(agent)
+        expected["agents:facets"].update(record.get("facets", "").split())
         scores[agent] = 1.0 if status == "inactive" else -float(record.get("health_score", 0))
-    for name, agents in sorted(expected.items()):
+    for name, members in sorted(expected.items()):
         listed = snapshot.agent_sets.get(name, set())
-        for agent in sorted(agents ^ listed):
+        for member in sorted(members ^ listed):
             kind, why = (
                 ("missing", "should be there and is not")
-                if agent in agents
+                if member in members
                 else ("orphan", "is there and should not be")
             )
-            yield Finding(f"agents.{kind}", name, f"{agent} {why}")
+            yield Finding(f"agents.{kind}", name, f"{member} {why}")
     health = snapshot.agent_health
     for agent in sorted({*scores, *health}):
         if scores.get(agent) != health.get(agent):

@@ -39,7 +39,7 @@ FIELDS = (
 #: Fields that are read of an agent's record.
 AGENT_FIELDS = ("status", "facets", "deaf", "health_score", "delivery")
 #: Sets that list agents, apart from those of their facets.
-AGENT_SETS = ("agents:all", "agents:active", "agents:pushed")
+AGENT_SETS = ("agents:all", "agents:active", "agents:facets", "agents:pushed")
 #: Fields that are read of the record of a broadcast.
 BROADCAST_FIELDS = ("status", "recipients", "delivered", "dead")
 #: Fields that are read of a message's record.

@@ -1,11 +1,20 @@
-"""Handlers of agents: register one, record its heartbeat, return it."""
+"""Handlers of agents: register one, record its heartbeat, change its status, deregister it, return it."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
 from coord.gateway.routes import Answer, Call, written
-from coord.gateway.schemas import AgentFound, HeartbeatBody, HeartbeatReceived, RegisterAgent, Registered
+from coord.gateway.schemas import (
+    AgentFound,
+    Deregistered,
+    HeartbeatBody,
+    HeartbeatReceived,
+    RegisterAgent,
+    Registered,
+    StatusBody,
+    StatusChanged,
+)
 
 
 async def register(call: Call[RegisterAgent, None]) -> Struct | Answer:
@@ -28,3 +37,20 @@ async def heartbeat(call: Call[HeartbeatBody, None]) -> Struct | Answer:
     )
     received = HeartbeatReceived(agent_id=agent_id, heartbeat_at=at)
     return written(call, received, answered=answered, path=f"/agents/{agent_id}")
+
+
+async def change_status(call: Call[StatusBody, None]) -> Struct | Answer:
+    """Change an agent's status, and merge the load metrics that it reports."""
+    agent_id, body = call.params["agent_id"], call.body
+    at, answered = await call.backend.change_status(
+        agent_id, body.status, body.load_metrics, call.wait_s, call.bearer_token
+    )
+    changed = StatusChanged(agent_id=agent_id, new_status=body.status, updated_at=at)
+    return written(call, changed, answered=answered, path=f"/agents/{agent_id}")
+
+
+async def deregister(call: Call[None, None]) -> Struct | Answer:
+    """Deregister an agent: its tasks go to others, and its record stays for a while."""
+    agent_id = call.params["agent_id"]
+    _, answered = await call.backend.deregister(agent_id, call.wait_s, call.bearer_token)
+    return written(call, Deregistered(agent_id=agent_id), answered=answered, path=f"/agents/{agent_id}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -29,7 +30,8 @@ from coord.gateway.body import decode, read_body
 from coord.gateway.errors import RequestError
 from coord.gateway.failures import error_answer
 from coord.gateway.gateway import Gateway
-from coord.gateway.idempotency import IDEMPOTENCY_KEY, key_of
+from coord.gateway.idempotency import IDEMPOTENCY_KEY, key_of, run_once
+from coord.gateway.openapi import document
 from coord.gateway.protocol import RESPOND
 from coord.gateway.query import decode_query
 from coord.gateway.router import Router, allowed
@@ -86,6 +88,10 @@ class GatewayApp:
 
     def __init__(self, gateway: Gateway, routes: Iterable[Route] = ROUTES, access: Access | None = None) -> None:
         self.gateway = gateway
+        routes = tuple(routes)
+        for route in routes:
+            gateway.endpoints.setdefault(route.path, []).append(route.method)
+        gateway.document = cache(lambda: codec.encode(document(routes)))
         self._settings = gateway.settings
         self._router = Router(routes)
         self._access = access
@@ -158,12 +164,15 @@ class GatewayApp:
             call.query = decode_query(call.connection.scope["query_string"], route.query)
         if route.body is not None:
             call.raw = await read_body(call, self._settings.max_entry_bytes, self._settings.gateway_body_s)
-            key = key_of(call.header(IDEMPOTENCY_KEY))
             call.body = decode(call.raw or b"{}", route.body)
             if self._access is not None:
                 self._access.check_body(call, route)
+        if call.method == "POST" and IDEMPOTENCY_KEY in call.headers:
+            key = key_of(call.header(IDEMPOTENCY_KEY))
             if key is not None:
-                self.gateway.seen_keys.check(call.path, key, call.raw)
+                if route.body is None:  # the same request has the same body, although it is ignored
+                    call.raw = await read_body(call, self._settings.max_entry_bytes, self._settings.gateway_body_s)
+                return await run_once(call, key, route.handle)
         answer = await route.handle(call)
         if self._access is not None and isinstance(answer, Stream):
             return replace(answer, chunks=self._access.guarded(call, answer.chunks))

@@ -6,7 +6,7 @@ The client is opened in the background: a gateway that starts before Redis respo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
@@ -23,7 +23,7 @@ from coord.background import cancel_and_wait, run_once
 from coord.client.connection import FactHandle
 from coord.client.events import LogReader
 from coord.client.gatherer import Gatherer
-from coord.client.handle import TaskHandle
+from coord.client.handle import CancelAnswer, TaskHandle
 from coord.client.submission import checked_append
 from coord.config import PER_TYPE, Settings
 from coord.connection import WaitNotice, reading
@@ -44,10 +44,22 @@ from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.api_keys import ApiKey
 from coord.models.events import Position
 from coord.models.explanations import Explanation
-from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
+from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentRegistered, AgentStatusChanged
+from coord.models.links import Links
+from coord.models.messages import MessageRecord
 from coord.models.statistics import CellStatistics
-from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
-from coord.queries import AgentPage, Backlog, SettingChange
+from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
+from coord.queries import (
+    AgentPage,
+    Backlog,
+    MessageCopy,
+    MessagePage,
+    RecipientPage,
+    RegistryStats,
+    SettingChange,
+    TaskPage,
+    get_message_copy,
+)
 
 log = logs.get_logger()
 
@@ -55,6 +67,8 @@ log = logs.get_logger()
 OPEN_S = 2.0
 #: Seconds between two attempts.
 OPEN_AGAIN_S = 0.2
+#: Tasks that are cancelled in one step when a queue is cleared.
+CLEARED_AT_ONCE = 500
 #: Statuses with which an agent leaves: no heartbeat is valid after one of them.
 LEAVING = frozenset({AgentStatus.INACTIVE, AgentStatus.STALE})
 
@@ -64,6 +78,22 @@ class Appended(NamedTuple):
 
     at: str  #: ISO 8601, by Redis's clock
     answered: bool  #: whether a worker has handled it; else it waits for one
+
+
+class Broadcast(NamedTuple):
+    """A broadcast that is in its stream."""
+
+    at: str  #: ISO 8601, by Redis's clock
+    answered: bool  #: whether the router has delivered it to all
+    recipients: int = 0  #: agents that matched
+    delivered: int = 0  #: of these, agents that have it
+
+
+class ClearedQueue(NamedTuple):
+    """What was done of clearing a queue."""
+
+    cancelled: int
+    complete: bool  #: False: the time was over, and tasks may be left
 
 
 class Backend:
@@ -130,6 +160,32 @@ class Backend:
                 return await self._change(agent_id, status, metrics, wait_s, token)
         return written
 
+    async def change_status(
+        self, agent_id: str, status: AgentStatus, load_metrics: Mapping[str, float], wait_s: float, token: str = ""
+    ) -> Appended:
+        """Change the status of an agent; ``load_metrics`` are merged into those of its record.
+
+        Raises:
+            AgentNotFound: the agent is not registered.
+        """
+        async with self.limited(wait_s):
+            try:
+                return await self._change(agent_id, status, dict(load_metrics), wait_s, token)
+            except UnknownAgent:
+                raise AgentNotFound(f"Agent '{agent_id}' not found") from None
+
+    async def deregister(self, agent_id: str, wait_s: float, token: str = "") -> Appended:
+        """Deregister an agent: its tasks go to others, its record stays for a while.
+
+        Raises:
+            AgentNotFound: the agent is not registered.
+        """
+        async with self.limited(wait_s):
+            try:
+                return await self.append("in:registry", AgentDeregistered(agent_id), wait_s, token)
+            except UnknownAgent:
+                raise AgentNotFound(f"Agent '{agent_id}' not found") from None
+
     async def _change(
         self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float, token: str
     ) -> Appended:
@@ -186,6 +242,11 @@ class Backend:
         async with self.limited():
             return await self.client.agent(agent_id)
 
+    async def registry_stats(self) -> RegistryStats:
+        """Return the numbers of agents, by status and type, and of the services and capabilities that they have."""
+        async with self.limited():
+            return await self.client.registry_stats()
+
     async def discover(self, **wanted: Any) -> AgentPage:
         """Return the agents that meet a filter, as ``Client.discover``; raises ``CursorInvalid``."""
         async with self.limited():
@@ -195,6 +256,143 @@ class Backend:
         """Return a task's record; raises ``TaskNotFound``."""
         async with self.limited():
             return await self.client.task(task_id)
+
+    async def submit_many(
+        self, tasks: Sequence[tuple[TaskSubmitted, Priority]], wait_s: float
+    ) -> list[Appended | CoordError]:
+        """Submit tasks, as ``submit`` does each; an error stands for a task that was refused.
+
+        Raises:
+            ServerUnavailable, ServerFull: Redis took none of them.
+        """
+        outcomes = await asyncio.gather(
+            *(self.submit(fact, priority, wait_s) for fact, priority in tasks), return_exceptions=True
+        )
+        found: list[Appended | CoordError] = []
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, CoordError):
+                raise outcome
+            found.append(outcome)
+        if found and all(isinstance(outcome, ServerUnavailable | ServerFull) for outcome in found):
+            raise found[0]  # type: ignore[misc]
+        return found
+
+    async def list_tasks(self, **wanted: Any) -> TaskPage:
+        """Return a page of tasks, as ``Client.list_tasks``; raises ``CursorInvalid``."""
+        async with self.limited():
+            return await self.client.list_tasks(**wanted)
+
+    async def cancel(self, task_id: str, reason: str, wait_s: float) -> CancelAnswer | None:
+        """Request that a task is cancelled, as ``Client.cancel``; None: no distributor has answered yet."""
+        async with self.limited(wait_s, "; it is safe to repeat the request"):
+            try:
+                return await self.client.cancel(task_id, reason, timeout=wait_s)
+            except ResultTimeout:
+                return None
+
+    async def retry(self, task_id: str, wait_s: float) -> bool:
+        """Queue a failed task again, as ``Client.admin.retry``; False: no distributor has answered yet."""
+        return await self._control(wait_s, lambda: self.client.admin.retry(task_id, timeout=wait_s))
+
+    async def clear_queue(self, priority: Priority, wait_s: float) -> ClearedQueue:
+        """Cancel the tasks of a priority that wait for an agent; stop after ``wait_s`` seconds.
+
+        Tasks that come meanwhile may be cancelled too, or not.
+        """
+        deadline = monotonic() + wait_s
+        cleared, cursor = 0, None
+        async with self.limited(2 * wait_s):
+            while True:
+                page = await self.client.list_tasks(states=(TaskState.QUEUED,), limit=CLEARED_AT_ONCE, cursor=cursor)
+                ids = [task.task_id for task in page.tasks if task.priority == priority]
+                left_s = max(0.0, deadline - monotonic())
+                answers = await self.client.cancel_many(ids, "the queue was cleared", timeout=left_s)
+                cleared += sum(answer == "accepted" for answer in answers.values())
+                cursor = page.next
+                if cursor is None or None in answers.values() or monotonic() >= deadline:
+                    return ClearedQueue(cleared, complete=cursor is None and None not in answers.values())
+
+    async def send(self, receiver_id: str, payload: Any, wait_s: float, options: Mapping[str, Any]) -> Appended:
+        """Send a message, as ``Client.send``; ``options`` contain its id."""
+        async with self.limited(
+            wait_s, f"; it is safe to repeat the request with message_id '{options['message_id']}'"
+        ):
+            try:
+                receipt = await self.client.send(
+                    receiver_id, payload, wait=wait_s > 0, timeout=max(wait_s, 1.0), **options
+                )
+            except ResultTimeout:
+                return Appended(iso(await self.client.server_time()), answered=False)
+        return Appended(entry_time(receipt.entry_id), answered=wait_s > 0)
+
+    async def broadcast(self, payload: Any, wait_s: float, options: Mapping[str, Any]) -> Broadcast:
+        """Send a message to all agents that match, as ``Client.broadcast``; ``options`` contain its id."""
+        async with self.limited(
+            wait_s, f"; it is safe to repeat the request with message_id '{options['message_id']}'"
+        ):
+            try:
+                receipt = await self.client.broadcast(payload, timeout=wait_s, **options)
+            except ResultTimeout:
+                return Broadcast(iso(await self.client.server_time()), answered=False)
+        return Broadcast(entry_time(receipt.entry_id), True, receipt.recipients, receipt.delivered)
+
+    async def message(self, message_id: str) -> MessageRecord:
+        """Return a message's record; raises ``MessageNotFound``."""
+        async with self.limited():
+            return await self.client.message(message_id)
+
+    async def message_recipients(self, message_id: str, *, limit: int, cursor: str | None = None) -> RecipientPage:
+        """Return what became of a message for its recipients, as ``Client.message_recipients``."""
+        async with self.limited():
+            return await self.client.message_recipients(message_id, limit=limit, cursor=cursor)
+
+    async def message_copy(self, message_id: str, agent_id: str | None) -> MessageCopy:
+        """Return the copy of a message for an agent, or for its only receiver; raises ``MessageNotFound``."""
+        async with self.limited():
+            connection = self.client.connection
+            return await get_message_copy(connection.redis, connection.keys, message_id, agent_id)
+
+    async def list_messages(self, **wanted: Any) -> MessagePage:
+        """Return a page of messages, as ``Client.list_messages``; raises ``CursorInvalid``."""
+        async with self.limited():
+            return await self.client.list_messages(**wanted)
+
+    async def links(self, agent_id: str) -> Links:
+        """Return the links of an agent; raises ``AgentNotFound``."""
+        async with self.limited():
+            await self.client.agent(agent_id)
+            return await self.client.links(agent_id)
+
+    async def list_links(self) -> list[Links]:
+        """Return the links of all agents that have one."""
+        async with self.limited():
+            return await self.client.list_links()
+
+    async def link(self, agent_id: str, peer_id: str, wait_s: float) -> bool:
+        """Link two agents, as ``Client.admin.link``; False: no router has answered yet."""
+        return await self._control(wait_s, lambda: self.client.admin.link(agent_id, peer_id, timeout=wait_s))
+
+    async def unlink(self, agent_id: str, peer_id: str, wait_s: float) -> bool:
+        """End the link of two agents, as ``Client.admin.unlink``; False: no router has answered yet."""
+        return await self._control(wait_s, lambda: self.client.admin.unlink(agent_id, peer_id, timeout=wait_s))
+
+    async def set_master(self, agent_id: str, master_id: str | None, wait_s: float) -> bool:
+        """Set the master of an agent, as ``Client.admin.set_master``; False: no router has answered yet."""
+        return await self._control(wait_s, lambda: self.client.admin.set_master(agent_id, master_id, timeout=wait_s))
+
+    async def _control(self, wait_s: float, request: Callable[[], Awaitable[object]]) -> bool:
+        """Make a request of an operator; return False if no worker has answered it yet."""
+        async with self.limited(wait_s):
+            try:
+                await request()
+            except ResultTimeout:
+                return False
+            return True
+
+    async def counters(self) -> dict[str, int]:
+        """Return every counter of the cell."""
+        async with self.limited():
+            return await self.client.counters()
 
     async def explain(self, task_id: str) -> Explanation:
         """Return why a task waits, or why it went to its agent; raises ``TaskNotFound``."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from coord.gateway.routes import Call
-from coord.gateway.schemas import AgentSchema, Label, now
+from coord.gateway.schemas import AgentSchema, Label, iso_or_none, now
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import Names
 from coord.models.tasks import Text
@@ -77,6 +77,35 @@ class AgentsOfCapability(Struct, frozen=True, kw_only=True):
     timestamp: str
 
 
+class AgentsListed(Struct, frozen=True, kw_only=True):
+    """GET /agents."""
+
+    status: str = "success"
+    agents: list[AgentSchema]
+    count: int
+    next: str | None
+    timestamp: str
+
+
+class RegistryCounts(Struct, frozen=True, kw_only=True):
+    """The agents in numbers."""
+
+    total_agents: int
+    status_counts: dict[str, int]  #: without those that are zero
+    type_counts: dict[str, int]  #: the same
+    service_count: int  #: different services that any agent has
+    capability_count: int
+    last_cleanup: str | None  #: when the record of an agent that left was last removed
+
+
+class RegistryCounted(Struct, frozen=True, kw_only=True):
+    """GET /registry/stats."""
+
+    status: str = "success"
+    stats: RegistryCounts
+    timestamp: str
+
+
 class PageQuery(Struct, frozen=True):
     """A page of a list."""
 
@@ -84,26 +113,51 @@ class PageQuery(Struct, frozen=True):
     cursor: str | None = None
 
 
+async def registry_stats(call: Call[None, None]) -> RegistryCounted:
+    """Return the agents in numbers."""
+    found = await call.backend.registry_stats()
+    counts = RegistryCounts(
+        total_agents=found.total,
+        status_counts={name.value: count for name, count in found.by_status.items() if count},
+        type_counts={name.value: count for name, count in found.by_type.items() if count},
+        service_count=found.services,
+        capability_count=found.capabilities,
+        last_cleanup=iso_or_none(found.forgotten_at),
+    )
+    return RegistryCounted(stats=counts, timestamp=now())
+
+
+async def list_agents(call: Call[None, AgentQuery]) -> AgentsListed:
+    """Return the agents that have all properties, the healthiest first."""
+    page = await _find(call, call.query)
+    agents = [AgentSchema.of(record) for record in page.agents]
+    return AgentsListed(agents=agents, count=len(agents), next=page.next, timestamp=now())
+
+
 async def discover(call: Call[DiscoverAgents, None]) -> AgentsDiscovered:
     """Return the agents that have all properties, the healthiest first."""
     body = call.body
     wanted = body.query or AgentQuery(**{name: getattr(body, name) for name in AgentQuery.__struct_fields__})
-    is_known = wanted.agent_type in {None, *AgentType} and wanted.status in {None, *AgentStatus}
-    page = AgentPage((), None)
-    if is_known:
-        page = await call.backend.discover(
-            agent_type=wanted.agent_type,
-            status=wanted.status,
-            capabilities=wanted.capabilities,
-            services=wanted.services,
-            tags=wanted.tags,
-            labels=wanted.all_labels(),
-            min_health=wanted.min_health_score,
-            limit=wanted.limit,
-            cursor=wanted.cursor,
-        )
+    page = await _find(call, wanted)
     agents = [AgentSchema.of(record) for record in page.agents]
     return AgentsDiscovered(query=wanted, agents=agents, count=len(agents), next=page.next, timestamp=now())
+
+
+async def _find(call: Call[Any, Any], wanted: AgentQuery) -> AgentPage:
+    """Return a page of agents; a type or status that does not exist finds nothing."""
+    if wanted.agent_type not in {None, *AgentType} or wanted.status not in {None, *AgentStatus}:
+        return AgentPage((), None)
+    return await call.backend.discover(
+        agent_type=wanted.agent_type,
+        status=wanted.status,
+        capabilities=wanted.capabilities,
+        services=wanted.services,
+        tags=wanted.tags,
+        labels=wanted.all_labels(),
+        min_health=wanted.min_health_score,
+        limit=wanted.limit,
+        cursor=wanted.cursor,
+    )
 
 
 async def with_service(call: Call[None, PageQuery]) -> AgentsOfService:

@@ -16,7 +16,6 @@ from coord.gateway.checks import Checks
 from coord.gateway.credential_store import CredentialStore
 from coord.gateway.deadlines import Deadlines
 from coord.gateway.event_hub import EventHub
-from coord.gateway.idempotency import SeenKeys
 from coord.gateway.inboxes import Inboxes
 from coord.gateway.scrapes import Scrapes
 from coord.gateway.web import Web
@@ -41,13 +40,16 @@ class Gateway:
         self.web = Web(settings)
         self.deadlines = Deadlines()
         self.events = EventHub(backend, settings.gateway_listeners)
-        self.seen_keys = SeenKeys()
         self.scrapes = Scrapes(backend)
         self.inboxes = Inboxes(backend)
         #: Set when the gateway shuts down: a handler that waits long has to return then.
         self.closing = asyncio.Event()
         #: Requests that are at work.
         self.active = 0
+        #: Path of the table of routes -> its methods.
+        self.endpoints: dict[str, list[str]] = {}
+        #: Returns the OpenAPI document of the table.
+        self.document: Callable[[], bytes] = bytes
         #: Ends each stream that is being sent.
         self.streams: set[Callable[[], None]] = set()
 

@@ -21,7 +21,10 @@ from coord.models.facts import (
 )
 
 Elapsed = Annotated[int, Meta(ge=0)]
-_NULL = msgspec.Raw(b"null")
+
+
+def _null() -> msgspec.Raw:
+    return msgspec.Raw(b"null")
 
 
 class StartBody(Struct, frozen=True):
@@ -42,7 +45,7 @@ class CompleteBody(Struct, frozen=True):
     """POST /tasks/{id}/complete."""
 
     lease: Lease
-    result: msgspec.Raw = _NULL  #: any JSON
+    result: msgspec.Raw = msgspec.field(default_factory=_null)  #: any JSON
     started_ms_ago: Elapsed | None = None
 
 
@@ -53,7 +56,7 @@ class FailBody(Struct, frozen=True):
     code: Name = "handler_failed"
     message: Explanation = ""
     retryable: bool = True
-    detail: msgspec.Raw = _NULL
+    detail: msgspec.Raw = msgspec.field(default_factory=_null)
     started_ms_ago: Elapsed | None = None
 
 

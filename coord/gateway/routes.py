@@ -23,6 +23,7 @@ from coord.api_key import id_of_key
 from coord.gateway.backend import Backend
 from coord.gateway.callers import Caller
 from coord.gateway.gateway import Gateway
+from coord.models.tracing import is_traceparent
 
 #: Every path is served without a prefix and under this one.
 PREFIX = "/v1"
@@ -171,6 +172,12 @@ class Call(Generic[B, Q]):
             scheme, _, token = (self.header(b"authorization") or "").strip().partition(" ")
             token = "" if scheme.lower() != "bearer" or id_of_key(token.strip()) else token
         return (token or "").strip()[:MAX_LENGTH]
+
+    @property
+    def traceparent(self) -> str | None:
+        """The place of the request in a distributed trace; None for none, and for a malformed one, as W3C requires."""
+        found = self.header(b"traceparent")
+        return found if is_traceparent(found) else None
 
     @property
     def wait_s(self) -> float:

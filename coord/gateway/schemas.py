@@ -98,6 +98,13 @@ class HeartbeatBody(Struct, frozen=True):
     running: Any = None  #: accepted and ignored: an agent without an incarnation is not asked for its leases
 
 
+class StatusBody(Struct, frozen=True):
+    """PUT /agents/{id}/status."""
+
+    status: AgentStatus
+    load_metrics: Metrics = {}  #: merged into those reported before
+
+
 class TaskData(Struct, frozen=True):
     """The fields of ``task_data`` that the gateway reads; all of ``task_data`` is the task's payload."""
 
@@ -109,7 +116,7 @@ class TaskData(Struct, frozen=True):
 class SubmitTask(Struct, frozen=True):
     """POST /tasks/submit; unknown keys are ignored."""
 
-    task_data: msgspec.Raw
+    task_data: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
     priority: str | None = None
     requirements: Requirements | None = None
     timeout: Seconds | None = None  #: seconds, limits one attempt
@@ -521,6 +528,24 @@ class HeartbeatReceived(Struct, frozen=True, kw_only=True):
     message: str = "Heartbeat received"
     agent_id: str
     heartbeat_at: str
+
+
+class StatusChanged(Struct, frozen=True, kw_only=True):
+    """PUT /agents/{id}/status."""
+
+    status: str = "success"
+    message: str = "Status updated"
+    agent_id: str
+    new_status: AgentStatus
+    updated_at: str
+
+
+class Deregistered(Struct, frozen=True, kw_only=True):
+    """DELETE /agents/{id}."""
+
+    status: str = "success"
+    message: str = "Agent deregistered; its record is kept for a while"
+    agent_id: str
 
 
 class Submitted(Struct, frozen=True, kw_only=True):

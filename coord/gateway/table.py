@@ -6,7 +6,23 @@ noun; their tests, the access control and the OpenAPI document go through this t
 
 from __future__ import annotations
 
-from coord.gateway import agents, auth, discovery, events, health, inbox, metrics, reports, rules, tasks, websocket
+from coord.gateway import (
+    agents,
+    auth,
+    discovery,
+    events,
+    health,
+    inbox,
+    links,
+    messages,
+    metrics,
+    queues,
+    reference,
+    reports,
+    rules,
+    tasks,
+    websocket,
+)
 from coord.gateway.auth import (
     GenerateKey,
     GenerateQuery,
@@ -22,22 +38,50 @@ from coord.gateway.auth import (
     ValidateToken,
 )
 from coord.gateway.discovery import (
+    AgentQuery,
     AgentsDiscovered,
+    AgentsListed,
     AgentsOfCapability,
     AgentsOfService,
     DiscoverAgents,
     PageQuery,
+    RegistryCounted,
 )
 from coord.gateway.events import EventsQuery
 from coord.gateway.health import Health
 from coord.gateway.inbox import AckBody, Acknowledged, InboxFound, PollQuery
+from coord.gateway.links import (
+    ConnectionsFound,
+    ConnectionsQuery,
+    PeerAdded,
+    PeerRemoved,
+    PeersFound,
+    PeersQuery,
+    SubordinateChanged,
+    SubordinatesFound,
+)
+from coord.gateway.messages import (
+    BroadcastMessage,
+    BroadcastSent,
+    MessageFound,
+    MessageRead,
+    MessageSent,
+    MessagesListed,
+    MessagesQuery,
+    ReadBody,
+    RecipientsQuery,
+    SendMessage,
+)
 from coord.gateway.metrics import MetricsSummary
+from coord.gateway.queues import LoadBalancerCounted, QueueCleared, QueuesCounted, QueueSizes, TasksCounted
+from coord.gateway.reference import Root
 from coord.gateway.reports import CompleteBody, FailBody, ProgressBody, ReleaseBody, Reported, StartBody
 from coord.gateway.routes import Route
 from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
 from coord.gateway.schemas import (
     AgentFound,
     ChangesFound,
+    Deregistered,
     HeartbeatBody,
     HeartbeatReceived,
     PoolsFound,
@@ -46,12 +90,23 @@ from coord.gateway.schemas import (
     RulesChanged,
     RulesFound,
     SetRules,
+    StatusBody,
+    StatusChanged,
     SubmitTask,
     Submitted,
     TaskExplained,
     TaskFound,
 )
-from coord.gateway.tasks import PoolsQuery
+from coord.gateway.tasks import (
+    BatchSubmitted,
+    CancelBody,
+    PoolsQuery,
+    SubmitBatch,
+    TaskCancelled,
+    TaskRetried,
+    TasksListed,
+    TasksQuery,
+)
 
 STRATEGY = "/load-balancer/strategy"
 _KEY = "coord_key_0123456789ab_" + "x" * 43
@@ -67,6 +122,12 @@ ROUTES: tuple[Route, ...] = (
     # Metrics: requests within a second share one read.
     Route("GET", "/metrics", metrics.scrape, answer=None, role="readonly", counted=False),
     Route("GET", "/metrics/summary", metrics.summary, answer=MetricsSummary, role="readonly"),
+    # The service
+    Route("GET", "/", reference.root, answer=Root, role=None),
+    Route("GET", "/schema/openapi.json", reference.openapi, answer=None, role=None),
+    Route("GET", "/docs", reference.page, answer=None, role=None),
+    Route("GET", "/docs/page.js", reference.script, answer=None, role=None),
+    Route("GET", "/docs/page.css", reference.style, answer=None, role=None),
     # Credentials
     Route(
         "POST", "/auth/login", auth.log_in,
@@ -136,6 +197,24 @@ ROUTES: tuple[Route, ...] = (
         errors=("agent_not_found", "token_missing", "token_invalid"),
         example={"status": "busy", "load_metrics": {"cpu": 0.4}},
     ),
+    Route(
+        "GET", "/agents", discovery.list_agents,
+        query=AgentQuery, answer=AgentsListed, role="readonly",
+        errors=("cursor_invalid",),
+        example={"tags": "fast", "limit": 20},
+    ),
+    Route(
+        "PUT", "/agents/{agent_id:id}/status", agents.change_status,
+        body=StatusBody, answer=StatusChanged, role="agent", own="agent_id",
+        errors=("agent_not_found", "token_missing", "token_invalid"),
+        example={"status": "busy", "load_metrics": {"cpu": 0.9}},
+    ),
+    Route(
+        "DELETE", "/agents/{agent_id:id}", agents.deregister,
+        answer=Deregistered, role="agent", own="agent_id",
+        errors=("agent_not_found", "token_missing", "token_invalid"),
+    ),
+    Route("GET", "/registry/stats", discovery.registry_stats, answer=RegistryCounted, role="readonly"),
     # Agents that speak only HTTP
     Route(
         "GET", "/agents/{agent_id:id}/inbox", inbox.poll,
@@ -171,6 +250,37 @@ ROUTES: tuple[Route, ...] = (
         errors=("invalid_priority", "id_conflict", "payload_invalid", "backlog_full"),
         example=_TASK,
     ),
+    Route(
+        "POST", "/tasks/batch", tasks.submit_batch,
+        body=SubmitBatch, answer=BatchSubmitted, role="client",
+        example={"tasks": [_TASK]},
+    ),
+    Route(
+        "GET", "/tasks", tasks.list_tasks,
+        query=TasksQuery, answer=TasksListed, role="readonly",
+        errors=("cursor_invalid",),
+        example={"state": "running", "limit": 20},
+    ),
+    Route("GET", "/tasks/status", queues.task_stats, answer=TasksCounted, role="readonly"),
+    Route("GET", "/tasks/queues/stats", queues.queue_stats, answer=QueuesCounted, role="readonly"),
+    Route("GET", "/load-balancer/stats", queues.load_balancer_stats, answer=LoadBalancerCounted, role="readonly"),
+    Route("GET", "/tasks/queues", queues.sizes, answer=QueueSizes, role="readonly"),
+    Route(
+        "POST", "/tasks/queues/{priority}/clear", queues.clear,
+        answer=QueueCleared, role="operator",
+        errors=("invalid_priority",),
+    ),
+    Route(
+        "POST", "/tasks/{task_id:id}/cancel", tasks.cancel,
+        body=CancelBody, answer=TaskCancelled, role="client",
+        errors=("task_not_found", "task_finished"),
+        example={"reason": "no longer wanted"},
+    ),
+    Route(
+        "POST", "/tasks/{task_id:id}/retry", tasks.retry,
+        answer=TaskRetried, role="operator",
+        errors=("task_not_found", "task_not_dead", "task_expired"),
+    ),
     Route("GET", "/tasks/{task_id:id}", tasks.get, answer=TaskFound, role="readonly", errors=("task_not_found",)),
     Route(
         "GET", "/tasks/{task_id:id}/status", tasks.get,
@@ -183,6 +293,75 @@ ROUTES: tuple[Route, ...] = (
         errors=("task_not_found",),
     ),
     Route("GET", "/pools", tasks.pools, query=PoolsQuery, answer=PoolsFound, role="readonly", example={"limit": 20}),
+    # Messages
+    Route(
+        "POST", "/messages/send", messages.send,
+        body=SendMessage, answer=MessageSent, role="agent", own="body.sender_id",
+        errors=(
+            "invalid_protocol", "invalid_priority", "invalid_message_type", "agent_not_found", "not_linked",
+            "not_in_hierarchy", "no_subordinates", "id_conflict", "token_missing", "token_invalid",
+        ),
+        example={"receiver_id": "a1", "message_type": "direct", "payload": {"text": "hello"}},
+    ),
+    Route(
+        "POST", "/messages/broadcast", messages.broadcast,
+        body=BroadcastMessage, answer=BroadcastSent, role="agent", own="body.sender_id",
+        errors=(
+            "invalid_priority", "invalid_message_type", "invalid_agent_type", "id_conflict", "token_missing",
+            "token_invalid",
+        ),
+        example={"message_type": "coordination", "payload": {"text": "hello"}, "capabilities": ["ocr"]},
+    ),
+    Route(
+        "GET", "/messages/history", messages.history,
+        query=MessagesQuery, answer=MessagesListed, role="readonly",
+        errors=("cursor_invalid",),
+        example={"receiver_id": "a1", "limit": 20},
+    ),
+    Route(
+        "GET", "/messages/{message_id:id}", messages.get,
+        query=RecipientsQuery, answer=MessageFound, role="readonly",
+        errors=("message_not_found", "cursor_invalid"),
+    ),
+    Route(
+        "POST", "/messages/{message_id:id}/read", messages.read,
+        body=ReadBody, answer=MessageRead, role="agent", own="body.agent_id",
+        errors=("message_not_found",),
+        example={"agent_id": "a1"},
+    ),
+    # Links
+    Route(
+        "POST", "/peers/add", links.add_peer,
+        query=PeersQuery, answer=PeerAdded, role="operator",
+        errors=("agent_not_found", "links_full"),
+        example={"agent_id": "a1", "peer_id": "a2"},
+    ),
+    Route(
+        "POST", "/peers/remove", links.remove_peer,
+        query=PeersQuery, answer=PeerRemoved, role="operator",
+        example={"agent_id": "a1", "peer_id": "a2"},
+    ),
+    Route("GET", "/peers", links.connections, query=ConnectionsQuery, answer=ConnectionsFound, role="readonly"),
+    Route(
+        "GET", "/peers/{agent_id:id}", links.peers,
+        answer=PeersFound, role="readonly",
+        errors=("agent_not_found",),
+    ),
+    Route(
+        "GET", "/agents/{agent_id:id}/subordinates", links.subordinates,
+        answer=SubordinatesFound, role="readonly",
+        errors=("agent_not_found",),
+    ),
+    Route(
+        "POST", "/agents/{agent_id:id}/subordinates/{subordinate_id:id}", links.add_subordinate,
+        answer=SubordinateChanged, role="operator",
+        errors=("agent_not_found", "hierarchy_cycle", "links_full"),
+    ),
+    Route(
+        "DELETE", "/agents/{agent_id:id}/subordinates/{subordinate_id:id}", links.remove_subordinate,
+        answer=SubordinateChanged, role="operator",
+        errors=("agent_not_found",),
+    ),
     # Strategy
     Route(
         "GET", STRATEGY, rules.get,

@@ -1,26 +1,34 @@
-"""Handlers of tasks: submit one, return it, explain where it is; list the pools in which tasks wait."""
+"""Handlers of tasks: submit, list, return, explain, cancel and retry them; list the pools in which tasks wait."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from coord import codec
+from coord.client.handle import MAX_REASON
+from coord.errors import CoordError
+from coord.gateway.backend import Appended
 from coord.gateway.body import decode
 from coord.gateway.errors import Problem, RequestError
-from coord.gateway.idempotency import IDEMPOTENCY_KEY, conflict_is_reuse, task_id_of
+from coord.gateway.idempotency import conflict_is_reuse, id_of
 from coord.gateway.routes import Answer, Call, written
-from coord.gateway.schemas import PoolsFound, SubmitTask, Submitted, TaskData, TaskExplained, TaskFound
-from coord.models.ids import new_id
-from coord.models.tasks import Priority, Requirements, Retry, TaskSubmitted, check_moment
+from coord.gateway.schemas import PoolsFound, SubmitTask, Submitted, TaskData, TaskExplained, TaskFound, TaskSchema, now
+from coord.models.ids import Id, new_id
+from coord.models.tasks import Priority, Requirements, Retry, TaskState, TaskSubmitted, Text, check_moment
 from coord.models.tracing import is_traceparent
 from coord.values import why_undecodable
 
 #: The type of a task whose ``task_data`` has none.
 TASK_TYPE = "task"
+#: Maximum number of tasks in a batch.
+MOST_IN_BATCH = 1_000
+#: Maximum number of tasks in a list: the default, and the limit of the limit.
+TASKS, MOST_TASKS = 100, 1_000
 #: Maximum number of pools in a response: the default, and the limit of the limit.
 POOLS, MOST_POOLS = 100, 1_000
 
@@ -31,9 +39,152 @@ class PoolsQuery(Struct, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=MOST_POOLS)] = POOLS
 
 
+class TasksQuery(Struct, frozen=True):
+    """The query of GET /tasks."""
+
+    state: tuple[TaskState, ...] = ()
+    agent_id: Id | None = None
+    task_type: Text | None = None
+    limit: Annotated[int, Meta(ge=1, le=MOST_TASKS)] = TASKS
+    cursor: str | None = None
+
+
+class SubmitBatch(Struct, frozen=True):
+    """POST /tasks/batch."""
+
+    tasks: Annotated[
+        list[Annotated[msgspec.Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/SubmitTask"})]],
+        Meta(min_length=1, max_length=MOST_IN_BATCH),
+    ]  #: as of POST /tasks/submit
+
+
+class CancelBody(Struct, frozen=True):
+    """POST /tasks/{id}/cancel; the body is optional."""
+
+    reason: Annotated[str, Meta(max_length=MAX_REASON)] = ""
+
+
+class BatchResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one task of a batch."""
+
+    status: str  #: success, accepted (no worker has answered yet), or error
+    task_id: str | None = None
+    priority: str | None = None
+    submitted_at: str | None = None
+    code: str | None = None
+    message: str | None = None
+    detail: str | list[Problem] | None = None
+
+
+class BatchSubmitted(Struct, frozen=True, kw_only=True):
+    """POST /tasks/batch."""
+
+    status: str = "success"
+    results: list[BatchResult]  #: in the order of the request
+    count: int
+    submitted: int  #: those that are not errors
+    timestamp: str
+
+
+class TasksListed(Struct, frozen=True, kw_only=True):
+    """GET /tasks. The tasks have no payload, result, progress and attempts."""
+
+    status: str = "success"
+    tasks: list[TaskSchema]
+    count: int
+    next: str | None  #: cursor of the next page
+    timestamp: str
+
+
+class TaskCancelled(Struct, frozen=True, kw_only=True):
+    """POST /tasks/{id}/cancel."""
+
+    status: str = "success"
+    message: str = "The task is cancelled, or its agent was asked to stop"
+    task_id: str
+    cancel: str  #: accepted; pending: it is cancelled when its submission is handled
+
+
+class TaskRetried(Struct, frozen=True, kw_only=True):
+    """POST /tasks/{id}/retry."""
+
+    status: str = "success"
+    message: str = "The task is queued again"
+    task_id: str
+
+
+async def list_tasks(call: Call[None, TasksQuery]) -> TasksListed:
+    """List tasks: those that agents hold, those that wait, those that failed, and the others that ended."""
+    query = call.query
+    page = await call.backend.list_tasks(
+        states=query.state,
+        agent_id=query.agent_id,
+        task_type=query.task_type,
+        limit=query.limit,
+        cursor=query.cursor,
+    )
+    tasks = [TaskSchema.of(record) for record in page.tasks]
+    return TasksListed(tasks=tasks, count=len(tasks), next=page.next, timestamp=now())
+
+
+async def submit_batch(call: Call[SubmitBatch, None]) -> BatchSubmitted:
+    """Submit up to 1,000 tasks; each has a result of its own."""
+    traceparent = call.header(b"traceparent")
+    found: list[tuple[TaskSubmitted, Priority] | CoordError] = []
+    ids: set[str] = set()
+    for number, raw in enumerate(call.body.tasks):
+        try:
+            body = decode(bytes(raw), SubmitTask, at=("body", "tasks", str(number)))
+            fact, priority = task_fact(body, id_of(call, number), traceparent)
+            if fact.task_id in ids:
+                raise RequestError("body_invalid", f"tasks.{number}: task_id '{fact.task_id}' is in the batch twice")
+            ids.add(fact.task_id)
+            found.append((fact, priority))
+        except CoordError as error:
+            found.append(error)
+    tasks = [task for task in found if not isinstance(task, CoordError)]
+    outcomes = iter(await call.backend.submit_many(tasks, call.wait_s))
+    results = [
+        _batch_error(task) if isinstance(task, CoordError) else _batch_result(*task, next(outcomes)) for task in found
+    ]
+    submitted = sum(result.status != "error" for result in results)
+    return BatchSubmitted(results=results, count=len(results), submitted=submitted, timestamp=now())
+
+
+async def cancel(call: Call[CancelBody, None]) -> Struct | Answer:
+    """Cancel a task; its agent is asked to stop."""
+    task_id = call.params["task_id"]
+    found = await call.backend.cancel(task_id, call.body.reason, call.wait_s)
+    body = TaskCancelled(task_id=task_id, cancel=found or "pending")
+    return written(call, body, answered=found is not None, path=f"/tasks/{task_id}")
+
+
+async def retry(call: Call[None, None]) -> Struct | Answer:
+    """Queue a failed task again: the same id, fresh attempts, its history kept."""
+    task_id = call.params["task_id"]
+    answered = await call.backend.retry(task_id, call.wait_s)
+    return written(call, TaskRetried(task_id=task_id), answered=answered, path=f"/tasks/{task_id}")
+
+
+def _batch_result(fact: TaskSubmitted, priority: Priority, outcome: Appended | CoordError) -> BatchResult:
+    if isinstance(outcome, CoordError):
+        return _batch_error(outcome, fact.task_id)
+    return BatchResult(
+        status="success" if outcome.answered else "accepted",
+        task_id=fact.task_id,
+        priority=priority,
+        submitted_at=outcome.at,
+    )
+
+
+def _batch_error(error: CoordError, task_id: str | None = None) -> BatchResult:
+    code, problems = (error.name, error.problems) if isinstance(error, RequestError) else (error.code, None)
+    return BatchResult(status="error", task_id=task_id, code=code, message=str(error), detail=problems or str(error))
+
+
 async def submit(call: Call[SubmitTask, None]) -> Struct | Answer:
     """Submit a task."""
-    body, key_id = call.body, task_id_of(call.header(IDEMPOTENCY_KEY))
+    body, key_id = call.body, id_of(call)
     fact, priority = task_fact(body, key_id, call.header(b"traceparent"))
     with conflict_is_reuse(fact.task_id, key_id):
         at, answered = await call.backend.submit(fact, priority, call.wait_s)
@@ -62,7 +213,7 @@ def task_fact(body: SubmitTask, key_id: str | None, traceparent: str | None = No
     Args:
         body: the request.
         key_id: the task id derived from the request's Idempotency-Key; None without one.
-        traceparent: the header of the request; one that is malformed is ignored, as the W3C Trace Context requires.
+        traceparent: of the request.
 
     Raises:
         RequestError: the priority is unknown, or a time or ``task_data`` is invalid.

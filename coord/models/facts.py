@@ -201,7 +201,7 @@ class MessageSent(Struct, frozen=True, omit_defaults=True):
     def __post_init__(self) -> None:
         not_reserved(self.message_id, "message_id")
         named = PROTOCOL_OF.get(self.message_type)
-        if named is not None and self.protocol not in {None, named}:
+        if named is not None and self.protocol not in {None, named, Protocol.DIRECT}:
             raise ValueError(
                 f"message_type {self.message_type.value!r} has the protocol {named.value!r}, not {self.protocol!r}; "
                 "leave protocol out"

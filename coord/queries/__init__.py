@@ -25,15 +25,17 @@ from coord.queries.dead_letters import (
     list_dead_messages,
     list_dead_tasks,
 )
-from coord.queries.discovery import AgentPage, discover_agents, find_agent_ids
+from coord.queries.discovery import AgentPage, RegistryStats, discover_agents, find_agent_ids, get_registry_stats
 from coord.queries.explanations import explain_task
 from coord.queries.links import get_links, list_links, parse_link
 from coord.queries.memory import get_memory, measure_memory
 from coord.queries.messages import (
+    MessageCopy,
     MessagePage,
     RecipientPage,
     get_conversation,
     get_message,
+    get_message_copy,
     list_messages,
     list_recipients,
 )
@@ -90,11 +92,13 @@ __all__ = [
     "Backlog",
     "LiveSetting",
     "LogWindow",
+    "MessageCopy",
     "MessagePage",
     "PoolBacklog",
     "PoolChanges",
     "PriorityBacklog",
     "RecipientPage",
+    "RegistryStats",
     "SettingChange",
     "TaskPage",
     "TokenState",
@@ -127,12 +131,14 @@ __all__ = [
     "get_log_window",
     "get_memory",
     "get_message",
+    "get_message_copy",
     "get_modifier_rule",
     "get_named_tasks",
     "get_pool_changes",
     "get_pool_definitions",
     "get_pool_lengths",
     "get_pool_rows",
+    "get_registry_stats",
     "get_statistics",
     "get_strategy_packages",
     "get_suspended_agents",

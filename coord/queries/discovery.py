@@ -7,6 +7,7 @@ health, step by step, until the page is full. So no step reads the whole fleet t
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from redis.asyncio import Redis
 
 from coord.errors import CursorInvalid
 from coord.keys import Keys
-from coord.models.agents import AgentFilter, AgentRecord, AgentStatus
+from coord.models.agents import AgentFilter, AgentRecord, AgentStatus, AgentType
 from coord.pipeline import pack, send_and_read
 from coord.queries.agents import get_agents
 from coord.queries.reads import Position, decode_text, read_step
@@ -34,6 +35,17 @@ class AgentPage(Struct, frozen=True):
 
     agents: tuple[AgentRecord, ...]
     next: str | None  #: cursor of the next page; None: last page. A page may be short before the last
+
+
+class RegistryStats(Struct, frozen=True):
+    """The agents in numbers, those that left included."""
+
+    total: int
+    by_status: dict[AgentStatus, int]
+    by_type: dict[AgentType, int]
+    services: int  #: different ones that any agent has
+    capabilities: int  #: the same
+    forgotten_at: int | None  #: ms since 1970 at which the record of an agent was last removed; None: never
 
 
 class FoundIds(NamedTuple):
@@ -64,6 +76,24 @@ async def discover_agents(
     found = await find_agent_ids(redis, keys, wanted, limit=limit, cursor=cursor)
     records = await get_agents(redis, keys, found.ids)
     return AgentPage(tuple(record for record in records if record is not None), found.next)
+
+
+async def get_registry_stats(redis: Redis, keys: Keys) -> RegistryStats:
+    """Return the agents in numbers; one round trip."""
+    commands: list[tuple[str, ...]] = [("SCARD", keys.of("agents:all")), ("SMEMBERS", keys.of("agents:facets"))]
+    commands.append(("HGET", keys.of("counters"), "forgotten_at"))
+    commands += [("SCARD", keys.facet("status", status.value)) for status in AgentStatus]
+    commands += [("SCARD", keys.facet("type", kind.value)) for kind in AgentType]
+    total, facets, forgotten_at, *counts = await send_and_read(redis, list(map(pack, commands)), to_raise=True)
+    kinds = Counter(facet.partition(b":")[0] for facet in facets)
+    return RegistryStats(
+        total=total,
+        by_status=dict(zip(AgentStatus, counts[: len(AgentStatus)], strict=True)),
+        by_type=dict(zip(AgentType, counts[len(AgentStatus) :], strict=True)),
+        services=kinds[b"service"],
+        capabilities=kinds[b"capability"],
+        forgotten_at=None if forgotten_at is None else int(forgotten_at),
+    )
 
 
 async def find_agent_ids(

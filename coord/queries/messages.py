@@ -16,9 +16,10 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from coord.errors import CursorInvalid
+from coord.errors import CursorInvalid, MessageNotFound
 from coord.keys import Keys
 from coord.models.messages import Conversation, MessageRecipient, MessageRecord, MessageStatus, RequestState
+from coord.models.tasks import Lane
 from coord.queries.reads import chunks, decode_fields, decode_text, get_time, parse_int, parse_json, read_hash
 
 #: Fields that a list shows: all but the payload, which may be large.
@@ -31,6 +32,8 @@ _HEADER = (
 STEP = 200
 #: Maximum number of log entries read for one page.
 BUDGET = 10_000
+#: Recipients of a broadcast among which one is looked for in one step.
+_RECIPIENTS = 5_000
 #: Entries of inboxes looked up in one round trip; one that is unread comes with its payload.
 INBOX_STEP = 50
 _CURSOR = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
@@ -94,6 +97,55 @@ async def list_recipients(
     found = await _recipients(redis, keys, record, outcomes)
     end = begin + len(found)
     return RecipientPage(tuple(found), str(end) if found and end < total else None)
+
+
+class MessageCopy(NamedTuple):
+    """A message in the inbox of one recipient."""
+
+    agent_id: str
+    lane: Lane
+    entry: str  #: empty: it never got there
+
+
+async def get_message_copy(redis: Redis, keys: Keys, message_id: str, agent_id: str | None = None) -> MessageCopy:
+    """Return where the copy of a message for an agent is, or was until it was read.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        message_id: of the message.
+        agent_id: the recipient; None: the only one.
+
+    Raises:
+        MessageNotFound: there is no such message, or it is not for this agent.
+    """
+    raw = await read_hash(redis, keys.message(message_id))
+    if not raw:
+        raise MessageNotFound(f"Message '{message_id}' not found")
+    record = _message_record(message_id, raw)
+    lane = Lane(record.priority)
+    entry = _entry_of(raw)
+    if entry and agent_id in {None, record.receiver_id}:
+        return MessageCopy(record.receiver_id, lane, entry)
+    if agent_id is None:
+        raise MessageNotFound(f"Message '{message_id}' has several recipients, or none got it; name one as agent_id")
+    ended = decode_text(await redis.execute_command("HGET", keys.copies(message_id), agent_id) or b"")
+    outcome = ended or await _broadcast_outcome(redis, keys, message_id, agent_id)
+    if outcome is None:
+        raise MessageNotFound(f"Message '{message_id}' is not for agent '{agent_id}'")
+    word, _, entry = outcome.partition(" ")
+    return MessageCopy(agent_id, lane, entry if word == "delivered" else "")
+
+
+async def _broadcast_outcome(redis: Redis, keys: Keys, message_id: str, agent_id: str) -> str | None:
+    """Return the outcome of one recipient of a broadcast, as ``_broadcast_outcomes``; None: it is none."""
+    begin, total = 0, 1
+    while begin < total:
+        found, total = await _broadcast_outcomes(redis, keys, message_id, begin, _RECIPIENTS)
+        if agent_id in found:
+            return found[agent_id]
+        begin += _RECIPIENTS
+    return None
 
 
 async def _broadcast_outcomes(

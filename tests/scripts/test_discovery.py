@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest.mock import patch
@@ -178,6 +179,16 @@ def test_what_is_found_is_what_the_records_say(
         records = await queries.list_agents(cell.redis, cell.keys)
         active = {raw.decode() for raw in await cell.redis.smembers(cell.keys.of("agents:active"))}
         assert active == {one.agent_id for one in records if one.status is AgentStatus.ACTIVE and not one.deaf}
+        stats = await queries.get_registry_stats(cell.redis, cell.keys)
+        assert stats.total == len(records)
+        assert {name: count for name, count in stats.by_status.items() if count} == Counter(
+            one.status for one in records
+        )
+        assert {name: count for name, count in stats.by_type.items() if count} == Counter(
+            one.agent_type for one in records
+        )
+        assert stats.services == len({name for one in records for name in one.services})
+        assert stats.capabilities == len({name for one in records for name in one.capabilities})
         for one in [AgentFilter(), *wanted]:
             expected = sorted((agent for agent in records if meets(agent, one, active)), key=rank)
             with patch.multiple(discovery, SMALL=-1 if walks else 1_000, MOST=3):

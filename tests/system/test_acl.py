@@ -103,11 +103,13 @@ HASHES = (
     r"(agent|token|api_key|task|message|copies|links|worker):.*|clock|pools|suspended|counters|histograms|task_types"
     r"|settings|waiting|lanes|pushes|masters|tokens"
 )
-SETS = r"agents:(active|all|pushed|reported|by:.*)|(inflight|subordinates):.*"
+SETS = r"agents:(active|all|facets|pushed|reported|by:.*)|(inflight|subordinates):.*"
 ZSETS = (
     r"agents:(expiry|departed|lost|health)|lanes:routers|pushes:workers|(queue|workers):.*|pools:changed|alarms|deadlines|limits"
     r"|unclaimed|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*|api_keys"
 )
+LOGS = "agents|control|messages|progress|tasks"
+OF_THE_CELL = "pools|counters|histograms|task_types|waiting|settings|suspended"
 #: role -> commands -> the keys on which it may send them, as a pattern.
 MAY: dict[Role, list[tuple[set[str], str]]] = {
     Role.AGENT: [
@@ -125,21 +127,26 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({"zrange"}, r"conversation:.*"),
     ],
     Role.GATEWAY: [
-        ({"xadd"}, rf"in:registry|in:beats|in:reports|{TASKS}|in:control:(distributor|registry)"),
+        ({"xadd"}, rf"in:registry|in:beats|in:reports|{TASKS}|in:messages:.*|in:requests|in:control:.*"),
         ({"xdel"}, r"inbox:.*"),
         (
             {*STREAM_READS, "exists"},
-            rf"{TASKS}|in:(reports|requests|losses)|(replies|inbox):.*|log:(agents|control|messages|progress|tasks)",
+            rf"{TASKS}|in:(reports|requests|losses)|(replies|inbox|history):.*|log:({LOGS})",
         ),
         # Facts with tokens are counted only.
         ({"xlen", "xpending"}, r"in:.*|dead:in"),
         ({"zcard"}, r"(tasks|messages):dead|requests"),
         (
             {*HASH_READS, "exists"},
-            r"(agent|token|api_key|task|worker):.*|tokens|pools|counters|histograms|task_types|waiting|settings|suspended",
+            rf"(agent|token|api_key|task|worker|message|copies|links):.*|tokens|masters|{OF_THE_CELL}",
         ),
-        ({*SET_READS, "exists"}, r"agents:(all|active|pushed|by:.*)|inflight:.*"),
-        ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health|api_keys"),
+        ({*SET_READS, "exists"}, r"agents:(all|active|pushed|facets|by:.*)|(inflight|subordinates):.*"),
+        (
+            {*ZSET_READS, "exists"},
+            r"queue:.*|pools:changed|workers:.*|agents:health|api_keys|alarms|tasks:(terminal|dead|refused)|conversation:.*",
+        ),
+        ({"lrange", "llen", "exists"}, r"(recipients|outcomes):.*"),
+        ({"set", "incrby", "getdel"}, r"idempotency:.*"),
         ({"zadd", "zrem", "zremrangebyscore"}, r"api_keys"),
         ({"get", "set", "incrby", "getdel", "exists"}, r"gateway:.*"),
     ],
@@ -150,7 +157,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({*SET_READS, *LOOKS}, SETS),
         ({*ZSET_READS, *LOOKS}, ZSETS),
         ({"lrange", "llen", *LOOKS}, r"(recipients|outcomes):.*"),
-        ({"get", *LOOKS}, r"tasks:relieved|size:.*|gateway:.*"),
+        ({"get", *LOOKS}, r"tasks:relieved|size:.*|gateway:.*|idempotency:.*"),
     ],
 }
 #: role -> its commands without keys.
@@ -373,10 +380,18 @@ async def _over_http(users: Users, port: int, task_id: str, token: str, key: str
         assert (await http.post("/agents/web/heartbeat", beat, **bearer)).status == 200
         data = {"task_type": "unknown", "required_capabilities": ["unknown"], "task_id": "by-http"}
         assert (await http.post("/tasks/submit", {"task_data": data}, **admin)).status == 200
-        paths = ("/agents/web", f"/tasks/{task_id}", f"/tasks/{task_id}/status", "/tasks/by-http/explain", "/pools")
+        paths: tuple[str, ...] = (
+            "/agents/web",
+            f"/tasks/{task_id}",
+            f"/tasks/{task_id}/status",
+            "/tasks/by-http/explain",
+            "/pools",
+        )
         rules_of_placement = "/load-balancer/strategy"
         assert (await http.put(rules_of_placement, {"strategy": "random"}, **admin)).status == 200
-        for path in (*paths, "/health", "/metrics/summary", rules_of_placement, f"{rules_of_placement}/history"):
+        paths = (*paths, "/health", "/metrics/summary", rules_of_placement, f"{rules_of_placement}/history")
+        paths = (*paths, *await _contract_over_http(http, admin, bearer))
+        for path in paths:
             assert (await http.get(path, **admin)).status == 200, path
         metrics = (await http.text("/metrics", **admin)).body
         for name in ("coord_stream_entries", "coord_stream_pending"):
@@ -393,6 +408,37 @@ async def _over_http(users: Users, port: int, task_id: str, token: str, key: str
     finally:
         process.terminate()
         await asyncio.wait_for(process.communicate(), PATIENT_S)
+
+
+async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer: Mapping[str, str]) -> tuple[str, ...]:
+    """Each write of the rest of the contract, with a key; return the paths that read."""
+    sent = {"receiver_id": "web", "message_type": "direct", "payload": {}, "message_id": "m-http"}
+    task = {"task_data": {"task_id": "in-batch", "required_capabilities": ["unknown"]}}
+    writes: tuple[tuple[str, Any, int], ...] = (
+        ("/tasks/batch", {"tasks": [task]}, 200),
+        ("/tasks/in-batch/cancel", None, 200),
+        ("/tasks/in-batch/retry", None, 409),
+        ("/tasks/queues/low/clear", None, 200),
+        ("/messages/send", sent, 200),
+        ("/messages/m-http/read", None, 200),
+        ("/messages/broadcast", {"message_type": "coordination", "payload": {}, "message_id": "all-http"}, 200),
+        ("/peers/add?agent_id=web&peer_id=ocr-1", None, 200),
+        ("/peers/remove?agent_id=web&peer_id=ocr-1", None, 200),
+        ("/agents/ocr-1/subordinates/web", None, 200),
+    )
+    for path, body, status in writes:
+        for _ in range(2):
+            answer = await http.post(path, body, Idempotency_Key=f"acl {path}"[:60], **admin)
+            assert answer.status == status, (path, answer.body)
+    assert (await http.delete("/agents/ocr-1/subordinates/web", **admin)).status == 200
+    change = {"status": "active", "load_metrics": {"cpu": 0.2}}
+    assert (await http.put("/agents/web/status", change, **bearer)).status == 200
+    return (
+        "/agents?limit=5", "/registry/stats", "/agents/capability/ocr", "/tasks?limit=100", "/tasks/status",
+        "/tasks/queues", "/tasks/queues/stats", "/load-balancer/stats", "/messages/history?receiver_id=web",
+        "/messages/history", "/messages/m-http", "/messages/all-http", "/peers", "/peers/web",
+        "/agents/web/subordinates", "/",
+    )  # fmt: skip
 
 
 COMMANDS = (

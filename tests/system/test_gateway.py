@@ -396,7 +396,7 @@ async def test_redis_stands_still_and_the_gateway_says_so(at: CellProcesses, htt
         os.kill(at.server.pid, signal.SIGCONT)
     assert {(one.status, one.body["code"]) for one in answers} == {(503, "server_unavailable")}
     assert {one.headers["retry-after"] for one in answers} == {"1"}
-    assert "task_data.task_id" in answers[0].body["message"]
+    assert "the same Idempotency-Key" in answers[0].body["message"]
     await wait_until(http.is_healthy, "all is healthy again", 30)
     for number in range(20):  # whether Redis had it or not, the same key makes one task of it
         await _submitted(http, f"k{number}")

@@ -2,9 +2,9 @@
 -- Registers agents. The same incarnation again, or none, is a refresh. A new incarnation ends the term of the one
 -- before. Registration also ends that an agent is deaf, unless the coordinator found that it leaves its inbox unread. An
 -- agent that registers over HTTP and has to poll its inbox is deaf until it does.
--- include: base entries replies batches agents hearing
--- keys: agents:by:{facet}:{value} set rw | agent:{id} hash w | agents:all set w | agents:departed zset w
--- keys: in:registry stream w
+-- include: base entries replies batches agents facets hearing
+-- keys: agent:{id} hash w | agents:all set w | agents:departed zset w
+-- keys: in:registry stream w | agents:by:{facet}:{value} set r | agents:facets set r
 -- ARGV[3]  number of agents, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | interval_ms: of heartbeats, or '' | delivery: push or poll (over
 --   HTTP), or '' | digest of what eligibility can see | facets, separated by spaces, each facet:value with the value encoded | fields: their number, then name and
@@ -18,20 +18,21 @@ local STREAM = 'in:registry'
 
 -- Moves an agent to the sets of its facets.
 local function index(agent, facets)
+  add_facets(agent.id, facets)
   local wanted = {}
   for facet in string.gmatch(facets, '%S+') do
     wanted[facet] = true
-    call('SADD', P .. 'agents:by:' .. facet, agent.id)
   end
   for facet in string.gmatch(agent.facets or '', '%S+') do
     if not wanted[facet] then
-      call('SREM', P .. 'agents:by:' .. facet, agent.id)
+      remove_facet(agent.id, facet)
     end
   end
 end
 
 -- Checks the types of the sets that the agent is in, and of those that it will be in.
 local function check_index_types(agent, facets)
+  call('SCARD', P .. 'agents:facets')
   for facet in string.gmatch(facets .. ' ' .. (agent.facets or ''), '%S+') do
     call('SCARD', P .. 'agents:by:' .. facet)
   end

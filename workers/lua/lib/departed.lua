@@ -1,10 +1,9 @@
 -- The end of an agent's record: nothing of an agent that left, or is silent, is kept. What it has not read becomes dead
 -- letters, and its links end.
--- include: base capped links unread
+-- include: base capped facets links unread
 -- keys: agent:{id} hash rw | agents:departed zset w | agents:lost zset w | agents:all set w | agents:health zset w
--- keys: agents:pushed set w
--- keys: agents:by:{facet}:{value} set w | inflight:{agent} set r | inbox:{agent}:{lane} stream rw | suspended hash w
--- keys: counters hash rw | log:agents stream w
+-- keys: agents:pushed set w | inflight:{agent} set r | inbox:{agent}:{lane} stream rw | suspended hash w
+-- keys: counters hash rw | log:agents stream w | agents:by:{facet}:{value} set w
 -- Events in log:agents: agent.forgotten
 -- Unread entries and links that one call of a script ends, about, of all agents: some milliseconds of the server's time.
 local ends_left, unread_ended = 500, 0
@@ -45,7 +44,7 @@ local function forget(id)
   end
   ends_left = ends_left - end_all_links(id)
   for facet in string.gmatch(call('HGET', key, 'facets') or '', '%S+') do
-    call('SREM', P .. 'agents:by:' .. facet, id)
+    remove_facet(id, facet)
   end
   call('SREM', P .. 'agents:by:status:' .. (status or 'inactive'), id)
   call('SREM', P .. 'agents:all', id)
@@ -56,6 +55,7 @@ local function forget(id)
   if rev > (tonumber(call('HGET', P .. 'counters', 'forgotten_rev') or 0) or 0) then
     call('HSET', P .. 'counters', 'forgotten_rev', int(rev))
   end
+  call('HSET', P .. 'counters', 'forgotten_at', NOW)
   call('DEL', key)
   call('HDEL', P .. 'suspended', id)
   log('log:agents', 'type', 'agent.forgotten', 'agent_id', id)

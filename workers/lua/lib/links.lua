@@ -47,9 +47,12 @@ local function end_all_links(agent)
   return #others + #subordinates
 end
 
--- Returns why the protocol of a message forbids it: a word, a code and a message; nil if it does not.
+-- Returns why the protocol of a message forbids it: a word, a code and a message; nil if it does not. The coordinator is
+-- above all agents, and linked with each.
 local function forbidden(protocol, sender, receiver)
-  if protocol == 'peer_to_peer' then
+  if sender == 'coordinator' and receiver ~= ALL_SUBORDINATES then
+    return nil
+  elseif protocol == 'peer_to_peer' then
     local state = link_state(sender, receiver)
     if state == 'linked' then
       return nil

@@ -1,0 +1,401 @@
+"""Every row of the contract against one cell at work, with the requests that the predecessor's callers send."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import pytest
+
+from coord.embedded import EmbeddedServer
+from tests.http import HttpAnswer
+from tests.system.gateway_cell import Gateway, gateway_cell, gateway_of
+
+AGENT = {"agent_type": "worker", "capabilities": ["ocr"], "services": ["scan"], "tags": ["fast"]}
+WEB = {"endpoints": {"http": "http://127.0.0.1:1"}, "metadata": {"delivery": "poll"}}
+TASK = {"task_data": {"task_type": "nobody", "required_capabilities": ["nobody-has-it"]}}
+DONE = {"task_data": {"task_type": "echo", "required_capabilities": ["echo"], "n": 1}}
+#: A body that is too deep for any decoder.
+DEEP = b'{"task_data": ' + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"}"
+
+
+@pytest.fixture(scope="module")
+def gateway(server: EmbeddedServer) -> Iterator[Gateway]:
+    """The cell: agents w1 and w2 over HTTP, cli-agent of the SDK, and the tasks and messages of this file."""
+    with gateway_cell(server.url, "contract") as running:
+        for agent_id in ("w1", "w2", "w3"):
+            running.success("POST", "/agents/register", AGENT | WEB | {"agent_id": agent_id})
+            running.success("GET", f"/agents/{agent_id}/inbox")
+        running.success("POST", "/tasks/submit", TASK | {"task_data": TASK["task_data"] | {"task_id": "waits"}})
+        running.success("POST", "/messages/send", message(message_id="m1"))
+        yield running
+
+
+def message(**more: Any) -> dict[str, Any]:
+    """A message to w1."""
+    return {"receiver_id": "w1", "message_type": "direct", "payload": {"text": "hello"}} | more
+
+
+class Row(NamedTuple):
+    """A request and its response."""
+
+    request: str  #: method and path
+    body: Any = None
+    status: int = 200
+    has: dict[str, Any] | None = None  #: fields of the response with these values
+    keys: str = ""  #: further fields that it has
+
+
+ROWS = (
+    Row("GET /", keys="service description version endpoints"),
+    Row("GET /health", keys="service version timestamp checks"),
+    Row("GET /health/live", keys="service"),
+    # Agents
+    Row("POST /agents/register", AGENT | {"agent_id": "r1"}, 200, {"agent_id": "r1"}, "message registered_at"),
+    Row("POST /agents/register", AGENT | {"agent_id": "r1", "unknown": {"key": 1}}, 200, {"agent_id": "r1"}),
+    Row("POST /agents/register", AGENT | {"agent_id": "r2", "chain_id": 7, "island_id": "x"}, 200),
+    Row("POST /agents/register", {"agent_id": "r3"}, 422, {"code": "body_invalid"}),
+    Row("POST /agents/register", AGENT | {"agent_id": "discover"}, 422),
+    Row("POST /agents/register", AGENT | {"agent_id": "a b"}, 422),
+    Row("POST /agents/register", AGENT | {"agent_id": "r3", "agent_type": "king"}, 422),
+    Row("POST /agents/register", AGENT | {"agent_id": "r3", "capabilities": "ocr"}, 422),
+    Row("POST /agents/register", AGENT | {"agent_id": "r3", "capabilities": [1]}, 422),
+    Row("POST /agents/register", b"[]", 422),
+    Row("POST /agents/register", b"null", 422),
+    Row("POST /agents/register", b'{"agent_id": "\xff"}', 422),
+    Row("POST /agents/register", b"{", 422),
+    Row("POST /agents/discover", {"agent_type": "worker", "tags": ["fast"]}, keys="query agents count timestamp"),
+    Row("POST /agents/discover", {"query": {"capabilities": ["ocr"], "status": "active"}}, keys="agents count"),
+    Row("POST /agents/discover", None, keys="agents count"),
+    Row("POST /agents/discover", {"status": "unheard-of"}, 200, {"count": 0, "agents": []}),
+    Row("POST /agents/discover", {"query": {"agent_type": "king"}}, 200, {"count": 0}),
+    Row("POST /agents/discover", {"min_health_score": 2}, 422),
+    Row("POST /agents/discover", {"limit": 0}, 422),
+    Row("POST /agents/discover", {"cursor": "nonsense"}, 422, {"code": "cursor_invalid"}),
+    Row("GET /agents?limit=2", None, 200, {"count": 2}, "agents next timestamp"),
+    Row("GET /agents?tags=fast&agent_type=worker&capabilities=ocr", keys="agents count"),
+    Row("GET /agents?status=nonsense", None, 200, {"count": 0}),
+    Row("GET /agents?limit=many", None, 422, {"code": "query_invalid"}),
+    Row("GET /agents/w1", keys="agent timestamp"),
+    Row("GET /agents/nobody", None, 404, {"code": "agent_not_found", "message": "Agent 'nobody' not found"}),
+    Row("PUT /agents/w2/status", {"status": "busy", "load_metrics": {"cpu": 0.5}}, 200, {"new_status": "busy"}),
+    Row("PUT /agents/w2/status", {"status": "active"}, 200, {"agent_id": "w2"}, "message updated_at"),
+    Row("PUT /agents/w2/status", {"status": "sleepy"}, 422),
+    Row("PUT /agents/w2/status", {}, 422),
+    Row("PUT /agents/w2/status", None, 422),
+    Row("PUT /agents/w2/status", {"status": "busy", "load_metrics": {"cpu": "high"}}, 422),
+    Row("PUT /agents/nobody/status", {"status": "busy"}, 404, {"code": "agent_not_found"}),
+    Row("POST /agents/w1/heartbeat", None, 200, {"agent_id": "w1"}, "message heartbeat_at"),
+    Row("POST /agents/w1/heartbeat", {"load_metrics": {"cpu": 1}, "running": []}, 200),
+    Row("POST /agents/nobody/heartbeat", None, 404),
+    Row("DELETE /agents/r1", None, 200, {"agent_id": "r1"}, "message"),
+    Row("GET /agents/r1", keys="agent"),
+    Row("DELETE /agents/nobody", None, 404, {"code": "agent_not_found"}),
+    Row("GET /agents/service/scan", None, 200, {"service": "scan"}, "agents count timestamp"),
+    Row("GET /agents/service/no-such", None, 200, {"count": 0, "agents": []}),
+    Row("GET /agents/capability/ocr", None, 200, {"capability": "ocr"}, "agents count timestamp"),
+    Row("GET /registry/stats", keys="stats timestamp"),
+    # Tasks
+    Row("POST /tasks/submit", TASK, 200, {"priority": "normal"}, "message task_id submitted_at"),
+    Row("POST /tasks/submit", TASK | {"priority": "UrGent", "payment": {}},
+        200, {"priority": "urgent", "escrow_id": None}),
+    Row("POST /tasks/submit", TASK | {"requirements": {"agent_type": "worker", "gpu": True}, "chain_id": 1}, 200),
+    Row("POST /tasks/submit", TASK | {"priority": "asap"}, 400, {"message": "Invalid priority: asap"}),
+    Row("POST /tasks/submit", TASK | {"priority": 5}, 422),
+    Row("POST /tasks/submit", TASK | {"requirements": {"agent_type": "king"}}, 422),
+    Row("POST /tasks/submit", {}, 422),
+    Row("POST /tasks/submit", {"task_data": "text"}, 422),
+    Row("POST /tasks/submit", {"task_data": [1]}, 422),
+    Row("POST /tasks/submit", {"task_data": {"task_id": "a b"}}, 422),
+    Row("POST /tasks/submit", DEEP, 422),
+    Row("POST /tasks/submit", b'{"task_data": {"x": "' + b"x" * 1024 * 1024 + b'"}}', 413, {"code": "body_too_large"}),
+    Row("POST /tasks/batch", {"tasks": [TASK, {"task_data": 1}, TASK | {"priority": "x"}]},
+        200, {"count": 3, "submitted": 1}),
+    Row("POST /tasks/batch", {"tasks": []}, 422),
+    Row("POST /tasks/batch", {}, 422),
+    Row("GET /tasks?limit=5", keys="tasks count next timestamp"),
+    Row("GET /tasks?state=queued,running&task_type=nobody", keys="tasks"),
+    Row("GET /tasks?state=lost", None, 422),
+    Row("GET /tasks?cursor=nonsense", None, 422, {"code": "cursor_invalid"}),
+    Row("GET /tasks/waits", keys="task timestamp"),
+    Row("GET /tasks/waits/status", keys="task"),
+    Row("GET /tasks/nothing", None, 404, {"code": "task_not_found"}),
+    Row("GET /tasks/waits/explain", None, 200, {"state": "queued"}, "summary waiting placed"),
+    Row("GET /pools", keys="pools count unlisted"),
+    Row("POST /tasks/nothing/cancel", None, 404, {"code": "task_not_found"}),
+    Row("POST /tasks/waits/cancel", {"reason": 7}, 422),
+    Row("POST /tasks/nothing/retry", None, 404, {"code": "task_not_found"}),
+    Row("POST /tasks/waits/retry", None, 409),
+    Row("GET /tasks/status", keys="stats timestamp"),
+    Row("GET /tasks/queues", keys="queue_sizes timestamp"),
+    Row("GET /tasks/queues/stats", keys="queue_sizes distribution_stats timestamp"),
+    Row("POST /tasks/queues/asap/clear", None, 400, {"code": "invalid_priority"}),
+    Row("POST /tasks/queues/LOW/clear", None, 200, {"priority": "low"}, "cleared_count timestamp"),
+    Row("GET /load-balancer/stats", keys="stats timestamp"),
+    Row("GET /load-balancer/strategy", keys="strategy updated_at"),
+    Row("PUT /load-balancer/strategy?strategy=ROUND_ROBIN", None, 200, {"strategy": "round_robin"}, "updated_at"),
+    Row("PUT /load-balancer/strategy?strategy=best", None, 400, {"code": "invalid_strategy"}),
+    Row("PUT /load-balancer/strategy", None, 422),
+    # Messages
+    Row("POST /messages/send", message(),
+        200, {"receiver_id": "w1", "message_status": "delivered"}, "message_id sent_at"),
+    Row("POST /messages/send", message(protocol="hierarchical", sender_id="cli-agent"),
+        422, {"code": "not_in_hierarchy"}),
+    Row("POST /messages/send", message(protocol="hierarchical"), 200, {"protocol": "hierarchical"}),
+    Row("POST /messages/send", message(message_type="peer_to_peer", sender_id="w2"), 200),
+    Row("POST /messages/send", {"sender": "w2", "recipient": "w1", "message_type": "DIRECT", "content": {}}, 200),
+    Row("POST /messages/send", message(priority="HIGH", protocol="Direct", ttl=60, unknown=1),
+        200, {"protocol": "direct"}),
+    Row("POST /messages/send", message(protocol="broadcast"), 200, {"protocol": "broadcast"}),
+    Row("POST /messages/send", message(protocol="pigeon"), 400, {"code": "invalid_protocol"}),
+    Row("POST /messages/send", message(priority="asap"), 400, {"code": "invalid_priority"}),
+    Row("POST /messages/send", message(message_type="gossip"), 400, {"code": "invalid_message_type"}),
+    Row("POST /messages/send", message(receiver_id="nobody"), 404, {"code": "agent_not_found"}),
+    Row("POST /messages/send", message(payload="text"), 422),
+    Row("POST /messages/send", {"receiver_id": "w1", "message_type": "direct"}, 422),
+    Row("POST /messages/send", {"message_type": "direct", "payload": {}}, 422),
+    Row("POST /messages/send", {"receiver_id": "w1", "payload": {}}, 422),
+    Row("POST /messages/broadcast", {"message_type": "coordination", "payload": {}, "tags": ["fast"]}, 200, None,
+        "message recipients count broadcast_at"),
+    Row("POST /messages/broadcast", {"message_type": "coordination", "payload": {}, "agent_type": "king"}, 400,
+        {"code": "invalid_agent_type"}),
+    Row("POST /messages/broadcast", {"payload": {}}, 422),
+    Row("GET /messages/history?receiver_id=w1", None,
+        200, {"limit": 100, "offset": 0}, "messages count total timestamp"),
+    Row("GET /messages/history?limit=0", None, 422),
+    Row("GET /messages/m1", keys="message recipients"),
+    Row("GET /messages/nothing", None, 404, {"code": "message_not_found"}),
+    Row("POST /messages/nothing/read", None, 404, {"code": "message_not_found"}),
+    Row("POST /messages/m1/read", {"agent_id": "w2"}, 404, {"code": "message_not_found"}),
+    # Peers
+    Row("POST /peers/add?agent_id=w1&peer_id=w2", None, 200, {"agent_id": "w1", "peer_id": "w2"}, "connected_at"),
+    Row("POST /peers/add?agent_id=w1", None, 422, {"code": "query_invalid"}),
+    Row("POST /peers/add?agent_id=w1&peer_id=nobody", None, 404, {"code": "agent_not_found"}),
+    Row("GET /peers/w1", None, 200, {"peers": ["w2"], "count": 1}),
+    Row("GET /peers/nobody", None, 404),
+    Row("GET /peers", None, 200, None, "connections total_agents total_peers"),
+    Row("POST /peers/remove?agent_id=w1&peer_id=w2", None, 200, {"agent_id": "w1"}, "removed_at"),
+    Row("GET /peers/w1", None, 200, {"peers": [], "count": 0}),
+    Row("POST /agents/w1/subordinates/w2", None, 200, {"subordinate_id": "w2"}),
+    Row("POST /agents/w2/subordinates/w1", None, 409),
+    Row("GET /agents/w1/subordinates", None, 200, {"subordinates": ["w2"], "count": 1}),
+    Row("DELETE /agents/w1/subordinates/w2", None, 200, {"subordinate_id": "w2"}),
+    Row("DELETE /agents/w1/subordinates/w2", None, 404),
+    # Paths
+    Row("GET /no/such/path", None, 404, {"code": "not_found"}),
+    Row("GET /agents/a%20b", None, 404, {"code": "not_found"}),
+    Row("DELETE /tasks/submit", None, 405, {"code": "method_not_allowed"}),
+)  # fmt: skip
+
+
+def assert_answer(answer: HttpAnswer, row: Row) -> None:
+    """The response is as the row has it, in the shape of the contract."""
+    assert answer.status == row.status, answer.body
+    body = answer.body
+    if answer.status == 200:
+        assert body["status"] == ("healthy" if "/health" in row.request else "success")
+    else:
+        assert set(body) == {"status", "code", "message", "detail", "timestamp"}
+        assert body["status"] == "error"
+        assert isinstance(body["detail"], list) == (answer.status == 422)
+    for name, value in body.items():
+        if name == "timestamp" or (name.endswith("_at") and value is not None):
+            assert datetime.fromisoformat(value).utcoffset() is not None
+    assert {name: body.get(name) for name in row.has or {}} == (row.has or {})
+    assert not set(row.keys.split()) - set(body), sorted(body)
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=f"{number}-{row.request[:50]}") for number, row in enumerate(ROWS)]
+)
+def test_a_row_of_the_contract(gateway: Gateway, row: Row) -> None:
+    """The request has its response, with both prefixes where repeating it changes nothing."""
+    method, path = row.request.split(" ")
+    repeats = method == "GET" or row.status in {400, 404, 413, 422}
+    for prefix in ("", "/v1") if repeats and path != "/" else ("",):
+        assert_answer(gateway.call(method, prefix + path, row.body), row)
+
+
+def poll(gateway: Gateway, agent_id: str) -> list[dict[str, Any]]:
+    """The messages in the inbox of an agent."""
+    found = gateway.success("GET", f"/agents/{agent_id}/inbox?limit=100")["entries"]
+    return [entry["message"] for entry in found if entry["kind"] == "message"]
+
+
+def await_state(gateway: Gateway, task_id: str, state: str) -> None:
+    """Wait until a task is in a state."""
+    deadline = time.monotonic() + 30
+    while (found := gateway.success("GET", f"/tasks/{task_id}")["task"]["state"]) != state:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
+def test_a_message_is_read_once(gateway: Gateway) -> None:
+    """Its receiver acknowledges it: it leaves the inbox and its status says so; a copy of a broadcast as well."""
+    gateway.success("POST", "/messages/send", message(message_id="read-me", receiver_id="w3"))
+    assert gateway.success("GET", "/messages/read-me")["message"]["status"] == "delivered"
+    for removed in (True, False):
+        answer = gateway.success("POST", "/messages/read-me/read")
+        assert (answer["agent_id"], answer["removed"]) == ("w3", removed)
+    assert gateway.success("GET", "/messages/read-me")["message"]["status"] == "read"
+    assert "read-me" not in {found["id"] for found in poll(gateway, "w3")}
+
+    sent = {"message_type": "coordination", "payload": {}, "tags": ["fast"], "message_id": "all"}
+    recipients = gateway.success("POST", "/messages/broadcast", sent)["recipients"]
+    assert {"w1", "w3"} <= set(recipients)
+    assert gateway.call("POST", "/messages/all/read").status == 404
+    assert gateway.success("POST", "/messages/all/read", {"agent_id": "w3"})["removed"]
+    statuses = {one["agent_id"]: one["status"] for one in gateway.success("GET", "/messages/all")["recipients"]}
+    assert (statuses["w3"], statuses["w1"]) == ("read", "delivered")
+    assert gateway.call("POST", "/messages/all/read", {"agent_id": "cli-agent-2"}).status == 404
+
+
+def test_the_history_of_messages_is_filtered_and_paged(gateway: Gateway) -> None:
+    """By sender, receiver and conversation; offset and limit cut a page out of all that match."""
+    for number in range(3):
+        more = {"sender_id": "w2", "receiver_id": "w3", "correlation_id": "talk", "message_id": f"h{number}"}
+        gateway.success("POST", "/messages/send", message(**more))
+    path = "/messages/history?sender_id=w2&receiver_id=w3"
+    found = gateway.success("GET", path)
+    assert [one["message_id"] for one in found["messages"]] == ["h2", "h1", "h0"]
+    assert (found["count"], found["total"]) == (3, 3)
+    found = gateway.success("GET", f"{path}&limit=1&offset=1")
+    assert ([one["message_id"] for one in found["messages"]], found["total"]) == (["h1"], 3)
+    assert gateway.success("GET", "/messages/history?sender_id=w3&receiver_id=w2")["count"] == 0
+    assert gateway.success("GET", "/messages/history?correlation_id=talk")["count"] == 3
+
+
+def test_the_numbers_are_those_of_the_tasks(gateway: Gateway) -> None:
+    """A batch of tasks is distributed, completed, and counted; a queue that is cleared is empty."""
+    before = gateway.success("GET", "/tasks/queues/stats")["distribution_stats"]
+    answer = gateway.success("POST", "/tasks/batch", {"tasks": [DONE] * 5})
+    ids = [one["task_id"] for one in answer["results"]]
+    assert (answer["submitted"], {one["status"] for one in answer["results"]}) == (5, {"success"})
+    for task_id in ids:
+        await_state(gateway, task_id, "completed")
+    assert gateway.call("POST", f"/tasks/{ids[0]}/cancel").status == 409
+    deadline = time.monotonic() + 30
+    while True:  # the statistics are shared for a second
+        stats = gateway.success("GET", "/tasks/status")["stats"]
+        if stats["tasks_completed"] == before["tasks_completed"] + 5 or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    assert stats["tasks_completed"] == before["tasks_completed"] + 5
+    assert stats["tasks_distributed"] == before["tasks_distributed"] + 5
+    balancer = gateway.success("GET", "/load-balancer/stats")["stats"]
+    assert balancer == stats["load_balancer_stats"]
+    assert balancer["total_assignments"] >= balancer["successful_assignments"] == stats["tasks_distributed"]
+    assert set(stats["queue_sizes"]) == {"urgent", "critical", "high", "normal", "low"}
+
+    ids = [gateway.success("POST", "/tasks/submit", TASK | {"priority": "critical"})["task_id"] for _ in range(3)]
+    assert gateway.success("GET", "/tasks/queues")["queue_sizes"]["critical"] == 3
+    assert gateway.success("POST", "/tasks/queues/critical/clear")["cleared_count"] == 3
+    assert gateway.success("GET", "/tasks/queues")["queue_sizes"]["critical"] == 0
+    assert {gateway.success("GET", f"/tasks/{task_id}")["task"]["state"] for task_id in ids} == {"cancelled"}
+
+
+def test_a_failed_task_is_retried(gateway: Gateway) -> None:
+    """With the same id; a task that waits is cancelled."""
+    boom = {"task_data": {"task_type": "boom", "required_capabilities": ["boom"], "task_id": "boom"}}
+    gateway.success("POST", "/tasks/submit", boom)
+    for _ in range(2):
+        await_state(gateway, "boom", "failed")
+        gateway.success("POST", "/tasks/boom/retry")
+    task = TASK | {"task_data": TASK["task_data"] | {"task_id": "cancel-me"}}
+    gateway.success("POST", "/tasks/submit", task)
+    assert gateway.success("POST", "/tasks/cancel-me/cancel", {"reason": "enough"})["cancel"] == "accepted"
+    assert gateway.success("GET", "/tasks/cancel-me")["task"]["state"] == "cancelled"
+
+
+def test_a_key_makes_every_post_take_effect_once(gateway: Gateway) -> None:
+    """The first response comes again, also from another gateway; another body under the key is refused."""
+    requests: tuple[tuple[str, Any], ...] = (
+        ("/tasks/submit", TASK),
+        ("/tasks/batch", {"tasks": [TASK, TASK]}),
+        ("/messages/send", message()),
+        ("/messages/broadcast", {"message_type": "coordination", "payload": {}, "tags": ["fast"]}),
+        ("/peers/add?agent_id=w1&peer_id=w3", None),
+        ("/agents/register", AGENT | {"agent_id": "keyed"}),
+        ("/tasks/queues/urgent/clear", None),
+    )
+    sent = len(poll(gateway, "w1"))
+    with gateway_of(gateway.cell) as other:
+        for number, (path, body) in enumerate(requests):
+            key = {"Idempotency-Key": f"key-{number}"}
+            first = gateway.call("POST", path, body, key)
+            assert (first.status, first.headers.get("idempotency-replayed")) == (200, None), first.body
+            for caller in (gateway, other):
+                again = caller.call("POST", path, body, key)
+                assert (again.status, again.body) == (200, first.body), path
+                assert again.headers["idempotency-replayed"] == "true"
+            changed = other.call("POST", path, {**(body or {}), "changed": 1}, key)
+            assert (changed.status, changed.body["code"]) == (422, "idempotency_key_reused")
+    assert len(poll(gateway, "w1")) == sent + 2
+    # Clearing again under the key does not cancel a task that came later.
+    urgent = gateway.success("POST", "/tasks/submit", TASK | {"priority": "urgent"})["task_id"]
+    gateway.call("POST", "/tasks/queues/urgent/clear", None, {"Idempotency-Key": "key-6"})
+    assert gateway.success("GET", f"/tasks/{urgent}")["task"]["state"] == "queued"
+    # A refused request leaves its key free.
+    key = {"Idempotency-Key": "key-refused"}
+    assert gateway.call("POST", "/agents/register", {"agent_id": "keyed-2"}, key).status == 422
+    assert gateway.call("POST", "/agents/register", AGENT | {"agent_id": "keyed-2"}, key).status == 200
+
+
+def test_a_key_is_claimed_while_its_request_runs(gateway: Gateway) -> None:
+    """The same request gets a 409 meanwhile; all keys have a time to live."""
+    gateway.call("POST", "/peers/add?agent_id=w1&peer_id=w2", None, {"Idempotency-Key": "claimed"})
+
+    async def unfinish() -> list[int]:
+        redis = gateway.cell.client.connection.redis
+        names = await redis.execute_command("KEYS", gateway.cell.keys.of("idempotency:*"))
+        left = [await redis.execute_command("PTTL", name) for name in names]
+        for name in names:
+            value = await redis.execute_command("GET", name)
+            if b'"peer_id":"w2"' in value:
+                await redis.execute_command("SET", name, value.partition(b" ")[0], "PX", 10_000)
+        return left
+
+    left = gateway.cell.do(unfinish())
+    assert left
+    assert all(0 < one <= 24 * 3600 * 1000 for one in left)
+    answer = gateway.call("POST", "/peers/add?agent_id=w1&peer_id=w2", None, {"Idempotency-Key": "claimed"})
+    assert (answer.status, answer.body["code"]) == (409, "idempotency_key_in_use")
+    assert answer.headers["retry-after"] == "1"
+
+
+WRITES = (
+    ("PUT", "/agents/w2/status", {"status": "active"}, "/agents/w2"),
+    ("POST", "/agents/w2/heartbeat", None, "/agents/w2"),
+    ("POST", "/messages/send", message(message_id="async"), "/messages/async"),
+    ("POST", "/peers/add?agent_id=w2&peer_id=w3", None, "/peers/w2"),
+    ("POST", "/agents/w2/subordinates/w3", None, "/agents/w2/subordinates"),
+    ("POST", "/tasks/waits/cancel", None, "/tasks/waits"),
+    ("DELETE", "/agents/r2", None, "/agents/r2"),
+)
+
+
+@pytest.mark.parametrize(("method", "path", "body", "location"), WRITES)
+def test_a_write_that_does_not_wait_is_accepted(
+    gateway: Gateway, method: str, path: str, body: Any, location: str
+) -> None:
+    """202 with the path of its record, below the prefix of the request."""
+    answer = gateway.call(method, f"/v1{path}", body, {"Prefer": "respond-async"})
+    assert (answer.status, answer.body["status"]) == (202, "accepted"), answer.body
+    assert answer.headers["location"] == f"/v1{location}"
+
+
+def test_the_page_needs_no_other_host(gateway: Gateway) -> None:
+    """Its script and its style are the gateway's own, and it has neither inline code nor foreign URLs."""
+    for prefix in ("", "/v1"):
+        page = gateway.call("GET", f"{prefix}/docs")
+        assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        for path, kind in (("/docs/page.js", "text/javascript"), ("/docs/page.css", "text/css")):
+            assert f'"{path}"' in page.body
+            found = gateway.call("GET", path)
+            assert (found.status, found.headers["content-type"].partition(";")[0]) == (200, kind)
+            assert "://" not in found.body
+        assert "://" not in page.body
+        assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=", page.body)
