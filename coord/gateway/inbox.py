@@ -142,7 +142,7 @@ async def poll(call: Call[None, PollQuery]) -> InboxFound:
             gateway.streams.discard(wake)
             watching.remove_done_callback(wake)
             await cancel_and_wait(watching)
-    items = _items(entries)
+    items = items_of(entries)
     return InboxFound(agent_id=agent_id, entries=items, count=len(items), timestamp=now())
 
 
@@ -171,7 +171,8 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _items(entries: list[InboxEntry]) -> list[InboxItem]:
+def items_of(entries: list[InboxEntry]) -> list[InboxItem]:
+    """Return entries as they are sent, as many as fit into one response; what is not understood is left out."""
     items: list[InboxItem] = []
     size = 0
     for entry in entries:

@@ -20,7 +20,7 @@ from coord.connection import locate
 from coord.errors import AgentNotFound, ServerUnavailable, StaleLease, TaskNotFound, UnknownAgent
 from coord.gateway.backend import Appended, Backend
 from coord.gateway.errors import RequestError
-from coord.inbox_watch import InboxEntry, InboxWatch, wait_for
+from coord.inbox_watch import NO_CURSORS, InboxEntry, InboxWatch, wait_for
 from coord.models.facts import (
     AgentHeartbeat,
     TaskCompleted,
@@ -29,6 +29,7 @@ from coord.models.facts import (
     TaskReleased,
     TaskStarted,
 )
+from coord.models.ids import entry_order
 from coord.models.tasks import LANE, AttemptRecord, Lane, Priority
 
 Report = TaskStarted | TaskProgressed | TaskCompleted | TaskFailed | TaskReleased
@@ -141,16 +142,24 @@ class Inboxes:
         self._beats[agent_id] = Beat(monotonic(), token, interval_s)
 
     async def poll(
-        self, agent_id: str, limit: int, *, until: float, gone: asyncio.Event, signal: asyncio.Event
+        self,
+        agent_id: str,
+        limit: int,
+        *,
+        until: float,
+        gone: asyncio.Event,
+        signal: asyncio.Event,
+        sent: Mapping[Lane, str] = NO_CURSORS,
     ) -> list[InboxEntry]:
         """Return the first entries of an inbox, as soon as there is one.
 
         Args:
             agent_id: an agent that ``check`` has passed.
-            limit: maximum number of entries.
+            limit: maximum number of entries, with those that are left out.
             until: when to return none, on the monotonic clock.
             gone: set when to return at once: the caller has gone, or the gateway closes.
             signal: of the watch for this agent; set by others together with ``gone``.
+            sent: lane -> id of the last entry that is left out.
 
         Raises:
             ServerUnavailable: Redis is not available at the end of the wait.
@@ -160,8 +169,9 @@ class Inboxes:
             signal.clear()
             lost: ServerUnavailable | None = None
             try:
-                if entries := await self._readable(agent_id, await watch.read(agent_id, limit)):
-                    return entries
+                entries = await self._readable(agent_id, await watch.read(agent_id, limit))
+                if found := [one for one in entries if one.lane not in sent or _is_after(one.id, sent[one.lane])]:
+                    return found
             except ServerUnavailable as error:
                 lost = error  # the signal is set when the connection is back
             left_s = until - monotonic()
@@ -272,6 +282,10 @@ class Inboxes:
 
 _NOBODY = Assignment("", "", "", False, 0, 0, 0, None, None, "")
 _decode_attempt = msgspec.json.Decoder(AttemptRecord).decode
+
+
+def _is_after(entry: str, other: str) -> bool:
+    return entry_order(entry) > entry_order(other)
 
 
 def _assignment(raw: bytes | None) -> Assignment:
