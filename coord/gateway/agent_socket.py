@@ -42,8 +42,6 @@ log = logs.get_logger()
 
 #: Close code of a socket whose agent receives its inbox over another one since.
 REPLACED = 4001
-#: Lifetime of the key with the id of a socket, in seconds.
-CLAIM_S = 3_600
 #: Seconds after which a socket that takes nothing is closed.
 STALL_S = 30.0
 #: Seconds between two attempts while Redis is not available.
@@ -54,7 +52,9 @@ class InboxWanted(Struct, frozen=True, forbid_unknown_fields=True):
     """Which inbox a socket receives."""
 
     agent_id: Id
-    limit: Annotated[int, Meta(ge=1, le=100)] = 20  #: entries of a lane that are sent and not acknowledged
+    limit: Annotated[int, Meta(ge=1, le=100)] = (
+        20  #: first entries of the inbox; the others wait until they are acknowledged
+    )
 
 
 class InboxFrame(Struct, frozen=True):
@@ -147,7 +147,7 @@ class AgentSocket:
         await inboxes.check(wanted.agent_id, self._call.bearer_token, self._call.wait_s)
         await inboxes.watch()
         self._id = secrets.token_hex(8)
-        await self._claim(wanted.agent_id)
+        await inboxes.claim(wanted.agent_id, self._id)
         self._wanted = wanted
 
     def begin(self) -> None:
@@ -160,13 +160,6 @@ class AgentSocket:
         self._wanted = None
         await cancel_and_wait(self._receiving)
         self._receiving = None
-
-    async def _claim(self, agent_id: str, *options: str) -> None:
-        backend = self._call.backend
-        async with backend.limited():
-            connection = backend.client.connection
-            key = connection.keys.socket(agent_id)
-            await connection.redis.execute_command("SET", key, self._id, "EX", CLAIM_S, *options)
 
     async def _receive(self, wanted: InboxWanted) -> None:
         connection = self._call.connection
@@ -230,7 +223,7 @@ class AgentSocket:
                 try:
                     found = await watch.socket(agent_id)
                     if found is None:  # its time is over, or Redis was emptied
-                        await self._claim(agent_id, "NX")
+                        await self._call.gateway.inboxes.claim(agent_id, self._id, "NX")
                         continue
                 except ServerUnavailable:
                     await wait_for(signal, AWAY_S)

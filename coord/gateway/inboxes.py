@@ -36,6 +36,8 @@ Report = TaskStarted | TaskProgressed | TaskCompleted | TaskFailed | TaskRelease
 
 #: Seconds between two heartbeats of an agent that declares no interval.
 BEAT_S = 60.0
+#: Seconds for which it is known which WebSocket receives an inbox; it is set again then.
+CLAIM_S = 3_600
 #: Agents whose last heartbeat is remembered.
 REMEMBERED = 20_000
 #: Orders that only agents which read their inbox from Redis answer: a poll shows that this one reads.
@@ -183,6 +185,13 @@ class Inboxes:
             due_s = left_s if beat is None else max(0.05, beat.at + beat.interval_s - monotonic())
             if not await wait_for(signal, min(left_s, due_s)) and beat is not None and due_s <= left_s:
                 self._beat_later(agent_id, beat)
+
+    async def claim(self, agent_id: str, socket_id: str, *options: str) -> None:
+        """Record which WebSocket receives an inbox; with the option ``NX``, only if none is recorded."""
+        async with self._backend.limited():
+            connection = self._backend.client.connection
+            key = connection.keys.socket(agent_id)
+            await connection.redis.execute_command("SET", key, socket_id, "EX", CLAIM_S, *options)
 
     def _beat_later(self, agent_id: str, beat: Beat) -> None:
         """Append a heartbeat without waiting for it: it may be lost."""

@@ -143,4 +143,4 @@ async def _socket(port: int, agent_id: str) -> Callable[[], Awaitable[None]]:
 
 def _commands(stage: Stage) -> int:
     info = stage.redis.info("stats")
-    return int(info["total_commands_processed"])  # type: ignore[index]  # redis-py: or an awaitable
+    return int(info["total_commands_processed"])
