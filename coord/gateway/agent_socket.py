@@ -30,7 +30,7 @@ from coord.gateway.access import authorize_frame
 from coord.gateway.body import decode
 from coord.gateway.errors import RequestError
 from coord.gateway.failures import FrameError
-from coord.gateway.inbox import LONGEST_S, AckBody, InboxItem, items_of
+from coord.gateway.inbox import LONGEST_S, AckBody, InboxItem, first_of, items_of
 from coord.gateway.reports import CompleteBody, FailBody, ProgressBody, ReleaseBody, StartBody
 from coord.gateway.routes import Answer, Call, Handler
 from coord.gateway.schemas import HeartbeatBody, RegisterAgent
@@ -52,9 +52,7 @@ class InboxWanted(Struct, frozen=True, forbid_unknown_fields=True):
     """Which inbox a socket receives."""
 
     agent_id: Id
-    limit: Annotated[int, Meta(ge=1, le=100)] = (
-        20  #: first entries of the inbox; the others wait until they are acknowledged
-    )
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20  #: entries after the first ones wait until these are acknowledged
 
 
 class InboxFrame(Struct, frozen=True):
@@ -203,6 +201,7 @@ class AgentSocket:
                     except ServerUnavailable:
                         await asyncio.sleep(AWAY_S)
                         continue
+                    entries = first_of(entries)  # the others are read again: a socket that takes nothing holds few
                     for entry in entries:
                         if gone.is_set():
                             break

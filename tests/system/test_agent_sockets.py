@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket as sockets
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from coord.config import Settings
+from coord.gateway import agent_socket
 from coord.keys import CONSUMES
+from coord.models.tasks import Lane
 from tests.http import HttpCaller
 from tests.ports import unused_ports
-from tests.processes import CellProcesses, cell_processes
-from tests.system.gateway_processes import PATIENT, gateway
+from tests.processes import NAMESPACE, CellProcesses, cell_processes
+from tests.system.gateway_processes import PATIENT, gateway, serving
 from tests.waiting import wait_until
 
 #: Seconds for a frame, on a busy machine.
@@ -232,3 +236,29 @@ async def test_a_socket_is_bound_to_its_credential(at: CellProcesses) -> None:
 
     await wait_until(is_refused, "the key is not valid any more", FRAME_S)
     await socket.close()
+
+
+async def test_one_that_does_not_read_is_disconnected(at: CellProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection ends although much is unread, and nothing is lost: the next one gets everything."""
+    monkeypatch.setattr(agent_socket, "STALL_S", 0.3)
+    async with serving(at.server, Settings(namespace=NAMESPACE), gateway_wait_s=30, gateway_redis_s=30) as http:
+        stuck = sockets.socket()
+        stuck.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+        stuck.connect(("127.0.0.1", http.port))
+        async with connect(f"ws://127.0.0.1:{http.port}/ws", sock=stuck, max_queue=1) as silent:
+            body = {"agent_id": "a1", "agent_type": "worker", "heartbeat_interval": 60}
+            for frame in ({"register": body}, {"inbox": {"agent_id": "a1"}}):
+                await silent.send(json.dumps({"id": 1} | frame))
+                assert json.loads(await asyncio.wait_for(silent.recv(), FRAME_S))["ok"]
+            inbox = at.keys.inbox("a1", Lane.LOW)
+            for _ in range(10):
+                await at.redis.xadd(inbox, {"order": "link_changed", "text": "x" * 300_000})
+
+            def is_closed() -> bool:
+                return bool(stuck.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, 1)[0] != 1)  # 1: established
+
+            await wait_until(is_closed, "the connection is closed", FRAME_S)
+        other = await Socket.open(http)
+        await other.done(inbox={"agent_id": "a1"})
+        await other.gets(10)
+        await other.close()
