@@ -239,7 +239,10 @@ async def test_a_socket_is_bound_to_its_credential(at: CellProcesses) -> None:
 
 
 async def test_one_that_does_not_read_is_disconnected(at: CellProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its connection ends although much is unread, and nothing is lost: the next one gets everything."""
+    """Its connection ends although much is unread, and nothing is lost: the next one gets everything.
+
+    That one is told when the gateway shuts down.
+    """
     monkeypatch.setattr(agent_socket, "STALL_S", 0.3)
     async with serving(at.server, Settings(namespace=NAMESPACE), gateway_wait_s=30, gateway_redis_s=30) as http:
         stuck = sockets.socket()
@@ -261,4 +264,4 @@ async def test_one_that_does_not_read_is_disconnected(at: CellProcesses, monkeyp
         other = await Socket.open(http)
         await other.done(inbox={"agent_id": "a1"})
         await other.gets(10)
-        await other.close()
+    assert (await other.closed())[0] == 1012  # the gateway has shut down
