@@ -129,6 +129,7 @@ FAMILIES: dict[str, Family] = {
     "gateway:requests:*": Family("string", gateway="rw", operator="r"),
     "gateway:ticket:*": Family("string", gateway="rw", operator="r"),
     "gateway:refreshed:*": Family("string", gateway="rw", operator="r"),
+    "gateway:socket:*": Family("string", gateway="rw", operator="r"),
 }
 
 #: type of a key -> the commands that read it.

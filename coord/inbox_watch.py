@@ -53,7 +53,9 @@ class InboxWatch:
         self._url = url
         self._keys = Keys(settings.namespace)
         self._prefix = self._keys.of("inbox:").encode()
+        self._sockets = self._keys.socket("").encode()
         self._signals: dict[str, set[asyncio.Event]] = {}
+        self._socket_signals: dict[str, set[asyncio.Event]] = {}
         self._link = ReconnectingConnection(url, settings)
         self._link.on_up.append(self._begin)
         self._link.on_push = self._pushed
@@ -77,15 +79,19 @@ class InboxWatch:
 
         The caller clears it before each read; only changes after a read are noticed.
         """
-        signal = asyncio.Event()
-        signals = self._signals.setdefault(agent_id, set())
-        signals.add(signal)
-        try:
+        with _signal(self._signals, agent_id) as signal:
             yield signal
-        finally:
-            signals.discard(signal)
-            if not signals and self._signals.get(agent_id) is signals:
-                del self._signals[agent_id]
+
+    @contextmanager
+    def watching_socket(self, agent_id: str) -> Iterator[asyncio.Event]:
+        """Give an event that is set as that of ``watching``, when ``socket`` may have another answer."""
+        with _signal(self._socket_signals, agent_id) as signal:
+            yield signal
+
+    async def socket(self, agent_id: str) -> str | None:
+        """Return the id of the WebSocket that receives an inbox; None: none, or it was long ago. Raises as ``read``."""
+        found: bytes | None = await self._ask(("GET", self._keys.socket(agent_id)))
+        return None if found is None else found.decode()
 
     async def read(self, agent_id: str, limit: int, after: Mapping[Lane, str] = NO_CURSORS) -> list[InboxEntry]:
         """Return the first entries of an inbox, the highest lane first, the oldest of a lane first; none is deleted.
@@ -158,11 +164,27 @@ class InboxWatch:
                 agent_id = key[len(self._prefix) :].rpartition(b":")[0].decode()
                 for signal in self._signals.get(agent_id, ()):
                     signal.set()
+            elif key.startswith(self._sockets):
+                for signal in self._socket_signals.get(key[len(self._sockets) :].decode(), ()):
+                    signal.set()
 
     def _wake_all(self) -> None:
-        for signals in self._signals.values():
+        for signals in (*self._signals.values(), *self._socket_signals.values()):
             for signal in signals:
                 signal.set()
+
+
+@contextmanager
+def _signal(signals: dict[str, set[asyncio.Event]], agent_id: str) -> Iterator[asyncio.Event]:
+    signal = asyncio.Event()
+    of_agent = signals.setdefault(agent_id, set())
+    of_agent.add(signal)
+    try:
+        yield signal
+    finally:
+        of_agent.discard(signal)
+        if not of_agent and signals.get(agent_id) is of_agent:
+            del signals[agent_id]
 
 
 def _answer(answered: asyncio.Future[Any], answer: Any) -> None:

@@ -266,6 +266,8 @@ gateway:requests:{caller}:{window}    string  requests of a caller (``key:``, ``
 gateway:ticket:{digest}               string  whom a ticket for one stream of events stands for (JSON), by its SHA-256.
                                               Removed when it is used. TTL 30 s
 gateway:refreshed:{id}                string  1: the refresh token with this id was used. TTL that of the token
+gateway:socket:{agent}                string  the id of the WebSocket that receives the inbox of an agent: the last that
+                                              asked for it. Gateways track it. TTL 1 h; set again while it is open
 ====================================  ======  ==============================================================
 """
 
@@ -411,6 +413,10 @@ class Keys:
     def subordinates(self, agent_id: str) -> str:
         """Return the key of the subordinates of an agent."""
         return f"{self.prefix}subordinates:{agent_id}"
+
+    def socket(self, agent_id: str) -> str:
+        """Return the key of the WebSocket that receives the inbox of an agent."""
+        return f"{self.prefix}gateway:socket:{agent_id}"
 
     def replies(self, caller: str) -> str:
         """Return the stream of the answers to a caller."""

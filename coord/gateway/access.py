@@ -19,7 +19,7 @@ from coord.errors import CoordError
 from coord.gateway.callers import Caller, network_of, refused, too_many
 from coord.gateway.errors import RequestError
 from coord.gateway.gateway import Gateway
-from coord.gateway.routes import Call, Connection, Event, Route
+from coord.gateway.routes import Call, Connection, Event, Role, Route
 from coord.models.api_keys import CallerRole
 
 log = logs.get_logger()
@@ -56,11 +56,7 @@ class CallerAccess:
             return
         caller = await self._caller(call, address)
         call.credential = caller
-        if caller.role.rank < CallerRole(route.role).rank:
-            raise RequestError(
-                "role_insufficient",
-                f"{call.method} {route.path} needs the role {route.role}, and you have {caller.role}",
-            )
+        check_role(caller, route.role, f"{call.method} {route.path}")
         if route.own is not None and not route.own.startswith("body."):
             check_own(caller, route.own, call.params[route.own])
         if route.limited:
@@ -114,9 +110,7 @@ class CallerAccess:
         )
 
     async def _limit(self, who: str, limit: int) -> None:
-        wait_s = await self._gateway.callers.limits.take(who, limit) if limit else 0.0
-        if wait_s:
-            raise too_many(wait_s, f"more than {limit} requests in a minute")
+        await check_rate(self._gateway, who, limit)
 
     async def _is_valid(self, caller: Caller) -> bool:
         try:
@@ -143,6 +137,43 @@ class CallerAccess:
             await connection.send(event)
 
         return connection._replace(send=send)
+
+
+async def authorize_frame(call: Call[Any, Any], what: str, agent_id: str | None, *, limited: bool) -> None:
+    """Let a frame of a WebSocket pass that acts for an agent, as ``CallerAccess`` does with a request.
+
+    Args:
+        call: the handshake.
+        what: the frame asks for, for the message.
+        agent_id: the agent that it names; None: none.
+        limited: the general limit of the rate of requests counts it.
+
+    Raises:
+        RequestError: 401, 403 or 429.
+    """
+    caller = call.credential
+    if caller is None:
+        return
+    if not await call.gateway.callers.is_valid(caller):
+        raise refused("the credential is not valid any more")
+    check_role(caller, "agent", what)
+    if agent_id is not None:
+        check_own(caller, "agent_id", agent_id)
+    if limited:
+        await check_rate(call.gateway, caller.subject, call.gateway.settings.gateway_rate)
+
+
+def check_role(caller: Caller, role: Role, what: str) -> None:
+    """Check that a caller has a role or a later one; raise ``RequestError`` if not."""
+    if caller.role.rank < CallerRole(role).rank:
+        raise RequestError("role_insufficient", f"{what} needs the role {role}, and you have {caller.role}")
+
+
+async def check_rate(gateway: Gateway, who: str, limit: int) -> None:
+    """Count a request; raise ``RequestError`` if there were more than the limit (0: none) in a minute."""
+    wait_s = await gateway.callers.limits.take(who, limit) if limit else 0.0
+    if wait_s:
+        raise too_many(wait_s, f"more than {limit} requests in a minute")
 
 
 def check_own(caller: Caller | None, name: str, agent_id: str | None) -> None:

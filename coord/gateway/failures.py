@@ -38,6 +38,21 @@ class ErrorBody(Struct, frozen=True, kw_only=True):
     timestamp: str
 
 
+class FrameError(Struct, frozen=True):
+    """Why a frame of a WebSocket was refused."""
+
+    code: str
+    message: str
+    detail: str | list[Problem]
+
+    @classmethod
+    def of(cls, call: Call[Any, Any], error: Exception) -> FrameError:
+        """Return what the response to a request would say."""
+        body = error_answer(call, error).body
+        assert isinstance(body, ErrorBody)  # noqa: S101 (it has no other)
+        return cls(body.code, body.message, body.detail)
+
+
 def error_answer(call: Call[Any, Any], error: Exception) -> Answer:
     """Return the response to an error; a defect of the gateway is logged, and the response does not show it."""
     if isinstance(error, RequestError):

@@ -142,7 +142,7 @@ async def poll(call: Call[None, PollQuery]) -> InboxFound:
             gateway.streams.discard(wake)
             watching.remove_done_callback(wake)
             await cancel_and_wait(watching)
-    items = _items(entries)
+    items = items_of(entries)
     return InboxFound(agent_id=agent_id, entries=items, count=len(items), timestamp=now())
 
 
@@ -171,19 +171,26 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _items(entries: list[InboxEntry]) -> list[InboxItem]:
+def items_of(entries: list[InboxEntry]) -> list[InboxItem]:
+    """Return entries as they are sent, as many as fit into one response; what is not understood is left out."""
     items: list[InboxItem] = []
-    size = 0
-    for entry in entries:
-        size += len(entry.fields.get(b"data", b""))
-        if items and size > MOST_BYTES:
-            break
+    for entry in first_of(entries):
         try:
             items.append(_item(entry))
         except (KeyError, ValueError, *BAD_JSON) as error:
             # It must not hold up those after it; a task is taken back in time, a message expires.
             log.warning("inbox.not_understood", lane=entry.lane, entry=entry.id, error=str(error))
     return items
+
+
+def first_of(entries: list[InboxEntry]) -> list[InboxEntry]:
+    """Return the first entries that fit into one response; one at least."""
+    size = 0
+    for count, entry in enumerate(entries):
+        size += len(entry.fields.get(b"data", b""))
+        if count and size > MOST_BYTES:
+            return entries[:count]
+    return entries
 
 
 def _item(entry: InboxEntry) -> InboxItem:

@@ -20,7 +20,7 @@ from coord.connection import locate
 from coord.errors import AgentNotFound, ServerUnavailable, StaleLease, TaskNotFound, UnknownAgent
 from coord.gateway.backend import Appended, Backend
 from coord.gateway.errors import RequestError
-from coord.inbox_watch import InboxEntry, InboxWatch, wait_for
+from coord.inbox_watch import NO_CURSORS, InboxEntry, InboxWatch, wait_for
 from coord.models.facts import (
     AgentHeartbeat,
     TaskCompleted,
@@ -29,12 +29,15 @@ from coord.models.facts import (
     TaskReleased,
     TaskStarted,
 )
+from coord.models.ids import entry_order
 from coord.models.tasks import LANE, AttemptRecord, Lane, Priority
 
 Report = TaskStarted | TaskProgressed | TaskCompleted | TaskFailed | TaskReleased
 
 #: Seconds between two heartbeats of an agent that declares no interval.
 BEAT_S = 60.0
+#: Seconds for which it is known which WebSocket receives an inbox; it is set again then.
+CLAIM_S = 3_600
 #: Agents whose last heartbeat is remembered.
 REMEMBERED = 20_000
 #: Orders that only agents which read their inbox from Redis answer: a poll shows that this one reads.
@@ -141,16 +144,24 @@ class Inboxes:
         self._beats[agent_id] = Beat(monotonic(), token, interval_s)
 
     async def poll(
-        self, agent_id: str, limit: int, *, until: float, gone: asyncio.Event, signal: asyncio.Event
+        self,
+        agent_id: str,
+        limit: int,
+        *,
+        until: float,
+        gone: asyncio.Event,
+        signal: asyncio.Event,
+        sent: Mapping[Lane, str] = NO_CURSORS,
     ) -> list[InboxEntry]:
         """Return the first entries of an inbox, as soon as there is one.
 
         Args:
             agent_id: an agent that ``check`` has passed.
-            limit: maximum number of entries.
+            limit: maximum number of entries, with those that are left out.
             until: when to return none, on the monotonic clock.
             gone: set when to return at once: the caller has gone, or the gateway closes.
             signal: of the watch for this agent; set by others together with ``gone``.
+            sent: lane -> id of the last entry that is left out.
 
         Raises:
             ServerUnavailable: Redis is not available at the end of the wait.
@@ -160,8 +171,9 @@ class Inboxes:
             signal.clear()
             lost: ServerUnavailable | None = None
             try:
-                if entries := await self._readable(agent_id, await watch.read(agent_id, limit)):
-                    return entries
+                entries = await self._readable(agent_id, await watch.read(agent_id, limit))
+                if found := [one for one in entries if one.lane not in sent or _is_after(one.id, sent[one.lane])]:
+                    return found
             except ServerUnavailable as error:
                 lost = error  # the signal is set when the connection is back
             left_s = until - monotonic()
@@ -173,6 +185,13 @@ class Inboxes:
             due_s = left_s if beat is None else max(0.05, beat.at + beat.interval_s - monotonic())
             if not await wait_for(signal, min(left_s, due_s)) and beat is not None and due_s <= left_s:
                 self._beat_later(agent_id, beat)
+
+    async def claim(self, agent_id: str, socket_id: str, *options: str) -> None:
+        """Record which WebSocket receives an inbox; with the option ``NX``, only if none is recorded."""
+        async with self._backend.limited():
+            connection = self._backend.client.connection
+            key = connection.keys.socket(agent_id)
+            await connection.redis.execute_command("SET", key, socket_id, "EX", CLAIM_S, *options)
 
     def _beat_later(self, agent_id: str, beat: Beat) -> None:
         """Append a heartbeat without waiting for it: it may be lost."""
@@ -272,6 +291,10 @@ class Inboxes:
 
 _NOBODY = Assignment("", "", "", False, 0, 0, 0, None, None, "")
 _decode_attempt = msgspec.json.Decoder(AttemptRecord).decode
+
+
+def _is_after(entry: str, other: str) -> bool:
+    return entry_order(entry) > entry_order(other)
 
 
 def _assignment(raw: bytes | None) -> Assignment:

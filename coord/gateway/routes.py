@@ -142,6 +142,12 @@ class Call(Generic[B, Q]):
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
+    def inner(self, body: Any, params: Mapping[str, str]) -> Call[Any, None]:
+        """Return a call of the same caller with another body and other parameters: a frame of a WebSocket."""
+        call: Call[Any, None] = Call(self.connection, self.gateway)
+        call.body, call.params, call.credential = body, params, self.credential
+        return call
+
     @property
     def backend(self) -> Backend:
         """The gateway's client."""

@@ -1,4 +1,4 @@
-"""/ws: the events of the cell over a WebSocket.
+"""/ws: the events of the cell over a WebSocket, and the work of an agent (``coord.gateway.agent_socket``).
 
 Each event is a text frame with the same CloudEvent as in /events. A caller subscribes by the parameters of the query,
 as of /events, or by a frame. A later frame replaces the subscription, and null ends it:
@@ -7,7 +7,8 @@ as of /events, or by a frame. A later frame replaces the subscription, and null 
     {"id": 1, "ok": true, "position": "0.0.17.0.0"}
 
 Each frame is answered in order; without ``id`` only if it failed: ``{"id": 1, "ok": false, "error": {"code": …,
-"message": …}}``. Now and then ``{"position": …}`` moves the position over events that the caller does not want.
+"message": …, "detail": …}}``. Now and then ``{"position": …}`` moves the position over events that the caller does not
+want.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ import asyncio
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from coord import codec, logs
 from coord.background import cancel_and_wait
 from coord.errors import CoordError
+from coord.gateway.agent_socket import ACTIONS, AgentSocket, InboxWanted
 from coord.gateway.body import decode
 from coord.gateway.errors import RequestError
 from coord.gateway.event_filter import EventFilter
 from coord.gateway.event_hub import Listener
 from coord.gateway.events import UNREAD, EventsQuery
+from coord.gateway.failures import FrameError
 from coord.gateway.routes import Call
 from coord.models.events import Position, decode_position
 
@@ -53,6 +56,15 @@ class Frame(Struct, frozen=True, forbid_unknown_fields=True):
     id: str | int | None = None  #: of the frame, for its answer
     subscribe: Subscription | UnsetType | None = UNSET  #: null: end the subscription
     last_event_id: str | None = None
+    inbox: InboxWanted | UnsetType | None = UNSET  #: null: receive no more
+    register: Raw | UnsetType = UNSET
+    heartbeat: Raw | UnsetType = UNSET
+    ack: Raw | UnsetType = UNSET
+    start: Raw | UnsetType = UNSET
+    progress: Raw | UnsetType = UNSET
+    complete: Raw | UnsetType = UNSET
+    fail: Raw | UnsetType = UNSET
+    release: Raw | UnsetType = UNSET
 
 
 class FrameId(Struct, frozen=True):
@@ -61,20 +73,18 @@ class FrameId(Struct, frozen=True):
     id: str | int | None = None
 
 
-class FrameError(Struct, frozen=True):
-    """Why a frame was refused."""
-
-    code: str
-    message: str
-
-
 class FrameAnswer(Struct, frozen=True, omit_defaults=True):
     """The answer to a frame."""
 
     id: str | int | None
     ok: bool
     position: str | UnsetType = UNSET
+    answer: Any = UNSET  #: the body of the response to the same request
     error: FrameError | UnsetType = UNSET
+
+
+#: The fields of a frame of which it has one.
+_ASKS = ("subscribe", "inbox", *ACTIONS)
 
 
 class EventSocket:
@@ -85,7 +95,9 @@ class EventSocket:
     """
 
     def __init__(self, call: Call[None, EventsQuery]) -> None:
+        self._call = call
         self._connection = call.connection
+        self._agent = AgentSocket(call, self._send)
         self._hub = call.gateway.events
         self._listener: Listener | None = None
         self._sending: asyncio.Task[None] | None = None
@@ -96,6 +108,11 @@ class EventSocket:
         self._listener = listener = await self._hub.join(wanted, start)
         listener.on_stall = self._connection.abort
         return listener
+
+    async def end(self) -> None:
+        """End all that goes on."""
+        await self._agent.stop()
+        await self.unsubscribe()
 
     async def unsubscribe(self) -> None:
         """End the subscription, if there is one."""
@@ -120,19 +137,36 @@ class EventSocket:
     async def _handle(self, frame: str | bytes) -> None:
         found = FrameId()
         try:
-            if isinstance(frame, bytes):
-                raise RequestError("frame_invalid", "send text frames with a JSON object")
-            raw = frame.encode()
+            raw = _text(frame)
             found = _id_of(raw)
             await self._do(_decoded(raw))
-        except CoordError as error:
-            code = error.name if isinstance(error, RequestError) else error.code
-            await self._answer(FrameAnswer(found.id, ok=False, error=FrameError(code, str(error))))
+        except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, CoordError):
+                raise  # it has disconnected
+            await self._answer(FrameAnswer(found.id, ok=False, error=FrameError.of(self._call, error)))
 
     async def _do(self, frame: Frame) -> None:
-        if isinstance(frame.subscribe, UnsetType):
+        asked = [name for name in _ASKS if getattr(frame, name) is not UNSET]
+        if not asked:
             raise RequestError("frame_invalid", 'the frame asks for nothing; send {"subscribe": {}} for all events')
-        if frame.subscribe is None:
+        if len(asked) > 1:
+            raise RequestError("frame_invalid", f"the frame asks for {' and '.join(asked)}; send a frame for each")
+        if asked[0] in ACTIONS:
+            answer = await self._agent.act(asked[0], getattr(frame, asked[0]))
+            if frame.id is not None:
+                await self._answer(FrameAnswer(frame.id, ok=True, answer=answer))
+        elif isinstance(frame.inbox, InboxWanted):
+            await self._agent.receive(frame.inbox)
+            await self._done(frame, UNSET)
+            self._agent.begin()
+        elif frame.inbox is None:
+            await self._agent.stop()
+            await self._done(frame, UNSET)
+        else:
+            await self._subscribe(frame)
+
+    async def _subscribe(self, frame: Frame) -> None:
+        if not isinstance(frame.subscribe, Subscription):
             await self.unsubscribe()
             await self._done(frame, UNSET)
             return
@@ -166,7 +200,7 @@ class EventSocket:
 
 
 async def serve(call: Call[None, EventsQuery]) -> None:
-    """Stream the events of the cell as they happen, over a WebSocket."""
+    """Stream the events of the cell, and the inbox of an agent that works over the same WebSocket."""
     wanted, start = call.query.filter(), call.query.start()
     hub, socket = call.gateway.events, EventSocket(call)
     hub.take_place()
@@ -184,11 +218,17 @@ async def serve(call: Call[None, EventsQuery]) -> None:
         return  # it has disconnected
     finally:
         hub.free_place()
-        await socket.unsubscribe()
+        await socket.end()
 
 
 def _values(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
+
+
+def _text(frame: str | bytes) -> bytes:
+    if isinstance(frame, bytes):
+        raise RequestError("frame_invalid", "send text frames with a JSON object")
+    return frame.encode()
 
 
 def _id_of(raw: bytes) -> FrameId:

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from . import gateway, listeners, placement, quality, sampling, table
+from . import gateway, listeners, placement, polls, quality, sampling, table
 from .campaign import Run, campaign, measure
 from .rows import BY_NAME, ROWS, Row
 from .summary import Line, summarize
@@ -30,7 +30,13 @@ from .tree import ROOT, NoSuchRevision, Tree, other_tree, this_tree
 RESULTS = ROOT / ".bench"
 
 #: Measurements with options of their own.
-COMMANDS = {"gateway": gateway.main, "listeners": listeners.main, "placement": placement.main, "quality": quality.main}
+COMMANDS = {
+    "gateway": gateway.main,
+    "listeners": listeners.main,
+    "placement": placement.main,
+    "polls": polls.main,
+    "quality": quality.main,
+}
 
 
 def main() -> int:
@@ -158,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measure coord on the embedded server. Compare ratios within one run; absolute values vary.",
-        epilog=f"rows:\n{names}\n\nmore: scripts/bench gateway, listeners, placement, quality; each has --help",
+        epilog=f"rows:\n{names}\n\nmore: scripts/bench gateway, listeners, placement, polls, quality; each has --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rows", type=_rows, default=list(ROWS), metavar="A,B", help="rows to measure; default: all")

@@ -93,13 +93,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _measure(stage: Stage, folder: Path, row: Row, count: int, seconds: float) -> tuple[str, ...]:
-    port = _free_port()
+    port = free_port()
     environ = {**os.environ, "COORD_REDIS_URL": stage.server.url, "COORD_LOG_LEVEL": "warning"}
     command = ["-m", "coord.cli", "gateway", "--port", str(port), "--watch-stdin"]
     child = Child("gateway", command, environ, folder / "gateway.log")
     received, tasks = Received(), list[asyncio.Task[None]]()
     try:
-        await _ready(child, port)
+        await ready(child, port)
         gateway, server = psutil.Process(child.pid), psutil.Process(stage.server.pid)
         before = gateway.memory_info().rss
         for number in range(count):
@@ -140,7 +140,9 @@ async def _write(url: str, row: Row, count: int, seconds: float) -> int:
     return written
 
 
-async def _ready(child: Child, port: int) -> None:
+async def ready(child: Child, port: int) -> None:
+    """Wait until a gateway has found Redis."""
+
     async def answers() -> bool:
         child.check()
         with contextlib.suppress(OSError):
@@ -162,6 +164,7 @@ async def _until(predicate: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens at."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

@@ -9,8 +9,6 @@ import shlex
 import signal
 import socket
 import urllib.request
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -24,30 +22,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.gateway import event_hub
-from coord.gateway.server import serve
 from coord.keys import Keys
 from tests.http import HttpCaller
 from tests.ports import unused_port
 from tests.processes import NAMESPACE, cell_processes
 from tests.repo.documents import ROOT, blocks
 from tests.system.event_source import EventSource
-from tests.system.gateway_processes import gateway
+from tests.system.gateway_processes import gateway, serving
 from tests.waiting import wait_until
-
-
-@asynccontextmanager
-async def serving(server: EmbeddedServer, settings: Settings, **changed: Any) -> AsyncIterator[HttpCaller]:
-    """A gateway in this process, so that a test can shorten its times; it shuts down with the block."""
-    http = HttpCaller(unused_port())
-    settings = replace(settings, redis_url=server.url, gateway_port=http.port, **changed)
-    requested, forced = asyncio.Event(), asyncio.Event()
-    running = asyncio.create_task(serve(settings, requested, forced))
-    try:
-        await wait_until(http.is_ready, "the gateway has found Redis")
-        yield http
-    finally:
-        requested.set()
-        await asyncio.wait_for(running, 30)
 
 
 async def write(redis: Redis, namespace: str, *names: str, log: str = "tasks", kind: str = "task.queued") -> None:
