@@ -25,12 +25,13 @@ from msgspec import Meta, Raw, Struct
 from coord import codec, logs
 from coord.background import cancel_and_wait
 from coord.errors import CoordError, ServerUnavailable
-from coord.gateway import agents, inbox, reports
+from coord.gateway import agents, inbox, messages, reports
 from coord.gateway.access import authorize_frame
 from coord.gateway.body import decode
 from coord.gateway.errors import RequestError
 from coord.gateway.failures import FrameError
 from coord.gateway.inbox import LONGEST_S, AckBody, InboxItem, first_of, items_of
+from coord.gateway.messages import SendMessage
 from coord.gateway.reports import CompleteBody, FailBody, ProgressBody, ReleaseBody, StartBody
 from coord.gateway.routes import Answer, Call, Handler
 from coord.gateway.schemas import HeartbeatBody, RegisterAgent
@@ -89,6 +90,7 @@ ACTIONS: dict[str, Action] = {
     "complete": Action(reports.complete, CompleteBody, _OfTask),
     "fail": Action(reports.fail, FailBody, _OfTask),
     "release": Action(reports.release, ReleaseBody, _OfTask),
+    "send": Action(messages.send, SendMessage),
 }
 
 
@@ -126,7 +128,8 @@ class AgentSocket:
         elif action.names is not None:
             params = msgspec.structs.asdict(decode(data, action.names, at=("frame", name)))
         body = decode(data, action.body, at=("frame", name))
-        await authorize_frame(self._call, name, params.get("agent_id"), limited=action.limited)
+        named = body.sender_id if isinstance(body, SendMessage) else params.get("agent_id")
+        await authorize_frame(self._call, name, named, limited=action.limited)
         answer = await action.handle(self._call.inner(body, params))
         if isinstance(answer, Answer):
             answer = answer.body  # type: ignore[assignment]  # 202: it says that no worker has answered yet

@@ -146,6 +146,7 @@ class Call(Generic[B, Q]):
         """Return a call of the same caller with another body and other parameters: a frame of a WebSocket."""
         call: Call[Any, None] = Call(self.connection, self.gateway)
         call.body, call.params, call.credential = body, params, self.credential
+        call.headers.pop(b"idempotency-key", None)  # of the handshake, not of each frame
         return call
 
     @property

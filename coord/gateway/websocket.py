@@ -65,6 +65,7 @@ class Frame(Struct, frozen=True, forbid_unknown_fields=True):
     complete: Raw | UnsetType = UNSET
     fail: Raw | UnsetType = UNSET
     release: Raw | UnsetType = UNSET
+    send: Raw | UnsetType = UNSET
 
 
 class FrameId(Struct, frozen=True):

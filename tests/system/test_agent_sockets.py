@@ -170,6 +170,11 @@ async def test_the_life_of_an_agent_over_sockets(at: CellProcesses) -> None:
         await fourth.done(complete={"task_id": task["task_id"], "lease": task["lease"]})
     await fourth.done(complete={"task_id": "t2", "lease": first.entries[1]["task"]["lease"]})
     await at.assert_in_order(["t1", "t2", "t3", "t4"])
+    sent = await fourth.done(
+        send={"sender_id": "a1", "receiver_id": "a1", "message_type": "direct", "payload": {"n": 1}}
+    )
+    assert sent["message_status"] == "delivered"
+    assert (await fourth.gets(3))[2]["message"]["payload"] == {"n": 1}
     await fourth.done(inbox=None)
     assert (await fourth.refused({"ack": [entry["ack"]]}))[0] == "frame_invalid"
     await fourth.close()
@@ -188,6 +193,7 @@ async def assert_bad_frames_change_nothing(socket: Socket, lease: dict[str, str]
         ({"heartbeat": {"agent_id": "nobody"}}, "agent_not_found", "nobody"),
         ({"ack": ["x"]}, "body_invalid", "entries.0"),
         ({"complete": {"lease": lease["lease"]}}, "body_invalid", "complete.task_id"),
+        ({"send": {"receiver_id": "a1", "payload": {}}}, "body_invalid", "send.message_type"),
         ({"start": lease | {"task_id": "t0"}}, "task_not_found", "t0"),
         ({"inbox": {"agent_id": "a1", "limit": 0}}, "frame_invalid", "inbox.limit"),
         ('{"id": 7, "complete": {"task_id": "t1", "lease": "00", "result": %s}}' % ("[" * 20_000), "frame_invalid", ""),
@@ -209,7 +215,14 @@ async def test_a_socket_is_bound_to_its_credential(at: CellProcesses) -> None:
     assert (await socket.refused({"register": {"agent_id": "a2", "agent_type": "worker"}}))[0] == "agent_forbidden"
     await socket.register(heartbeat_interval=0.3)
     await at.agent("sdk")
-    for frame in ({"inbox": {"agent_id": "sdk"}}, {"heartbeat": {"agent_id": "sdk"}}):
+    letter = {"receiver_id": "a1", "message_type": "direct", "payload": {}}
+    for frame in (
+        {"inbox": {"agent_id": "sdk"}},
+        {"heartbeat": {"agent_id": "sdk"}},
+        {"send": letter | {"sender_id": "sdk"}},
+        {"send": letter | {"sender": "sdk"}},
+        {"send": letter},
+    ):
         assert (await socket.refused(frame))[0] == "agent_forbidden"
     lesser = await Socket.open(http, X_API_Key=reader)
     assert (await lesser.refused({"inbox": {"agent_id": "a1"}}))[0] == "role_insufficient"
