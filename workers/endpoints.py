@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from coord import __version__
-from coord.codec import BAD_JSON
+from coord.codec import BAD_JSON, decode_json
 from coord.config import Settings
 from coord.errors import ConfigError
 
@@ -29,6 +29,9 @@ TOTAL_S = 30.0
 ROOM_BYTES = 4_096
 #: IPv6 addresses that translators map to IPv4 addresses (RFC 6052).
 NAT64 = IPv6Network("64:ff9b::/96")
+#: Networks that Python calls global and that lead to addresses nearby: site-local ones, translators of IPv4 (RFC 8215,
+#: RFC 2765, RFC 4291), and the host of a virtual machine in one large cloud.
+LOCAL = tuple(map(ip_network, ("fec0::/10", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96", "168.63.129.16/32")))
 #: Statuses of an endpoint that has no handler for tasks, or no room for one.
 NO_HANDLER, NO_ROOM = frozenset({404, 405, 501}), frozenset({429, 503})
 
@@ -53,7 +56,8 @@ class AddressGuard:
         inner = _embedded(outer)
         if any(inner in network or outer in network for network in self._networks):
             return
-        if not inner.is_global or inner.is_multicast:
+        is_local = any(inner in network for network in LOCAL)
+        if not inner.is_global or inner.is_multicast or is_local:
             raise AddressRefused(f"the address {address} is not public; allow its network with COORD_PUSH_NETWORKS")
 
     def make_socket(self, found: tuple[Any, ...]) -> socket.socket:
@@ -206,6 +210,7 @@ class Endpoints:
         try:
             body.decode()
             result = _decode_completion(body).result
+            decode_json(body)  # the readers of the result have to be able to
         except BAD_JSON:
             return _failed(f"it responded with {status} and no JSON object")
         if isinstance(result, UnsetType):

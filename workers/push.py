@@ -22,6 +22,7 @@ from coord.connection import is_demoted, leave_server
 from coord.inbox_watch import InboxWatch
 from coord.keys import PUSH
 from coord.models.ids import new_id
+from coord.queries import get_suspended_agents
 from workers.endpoints import Endpoints
 from workers.pushed_agent import PushedAgent, PushTools
 from workers.service import WorkerContext, end_tasks
@@ -138,6 +139,9 @@ class PushWorker:
             agent.look()
         for agent_id in wanted - self._agents.keys() - self._finishing.keys():
             self._agents[agent_id] = PushedAgent(agent_id, self._tools)
+        # An agent may have been suspended by a worker that is gone, or after its endpoint had responded again.
+        for agent_id in await get_suspended_agents(self._cell.redis, keys) & self._agents.keys():
+            self._agents[agent_id].look_at_endpoint()
         busy = {shard_of(agent_id) for agent_id in self._finishing}
         self._gives = tuple(shard for shard in leaves if shard not in busy)
 

@@ -116,6 +116,11 @@ class PushedAgent:
         if self._is_held_back:
             self._signal.set()
 
+    def look_at_endpoint(self) -> None:
+        """End that the agent gets nothing as soon as its endpoint responds, unless that is under way."""
+        if not self._is_ending and (self._looking is None or self._looking.done()):
+            self._looking = background.run_once("push.look", self._look_again)
+
     async def finish(self, limit_s: float) -> None:
         """Send nothing more, and wait until what is under way has ended, so many seconds at most."""
         self._is_ending = True
@@ -181,7 +186,7 @@ class PushedAgent:
             if b"order" in fields:
                 self._spawn_delete(entry)
             return True
-        if len(self._messages) >= MESSAGES:
+        if len(self._messages) >= MESSAGES or self._has_skipped:
             self._has_skipped = True
             return True
         self._messages.setdefault(f"{entry.lane}/{entry.id}", entry)
@@ -239,8 +244,8 @@ class PushedAgent:
         await self._append("in:reports", report)
         if outcome.kind in {"accepted", "completed"}:
             await self._note_life()
-        elif not outcome.is_here and not self._is_ending and (self._looking is None or self._looking.done()):
-            self._looking = background.run_once("push.look", self._look_again)
+        elif not outcome.is_here:
+            self.look_at_endpoint()
 
     async def _note_life(self) -> None:
         """Append a heartbeat of an agent that has responded, unless one was appended lately."""
@@ -253,6 +258,8 @@ class PushedAgent:
         """Wait until the endpoint responds again, then end that the agent gets nothing: by its heartbeat."""
         while True:
             await asyncio.sleep(self._look.next_s())
+            with contextlib.suppress(ServerUnavailable):
+                await self._refresh()
             if await self._tools.endpoints.is_up(self._endpoints.get("http", "")):
                 await self._append("in:beats", AgentHeartbeat(self.agent_id))
                 return
@@ -288,7 +295,7 @@ class PushedAgent:
         task = background.run_once("push.order", lambda: self._delete(entry))
         name = f"{entry.lane}/{entry.id}"
         self._pushing[name] = task
-        task.add_done_callback(lambda _: self._pushing.pop(name, None))
+        task.add_done_callback(lambda _: self._end_task(name))
 
     async def _delete(self, entry: InboxEntry) -> None:
         await self._until_done("XDEL", self._tools.cell.keys.inbox(self.agent_id, entry.lane), entry.id)

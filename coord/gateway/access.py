@@ -154,13 +154,24 @@ async def authorize_frame(call: Call[Any, Any], what: str, agent_id: str | None,
     caller = call.credential
     if caller is None:
         return
-    if not await call.gateway.callers.is_valid(caller):
-        raise refused("the credential is not valid any more")
+    await check_still_valid(call)
     check_role(caller, "agent", what)
     if agent_id is not None:
         check_own(caller, "agent_id", agent_id)
     if limited:
         await check_rate(call.gateway, caller.subject, call.gateway.settings.gateway_rate)
+
+
+async def check_still_valid(call: Call[Any, Any]) -> None:
+    """Raise ``RequestError`` if the credential of a request that waited has been revoked, or is over, meanwhile."""
+    if call.credential is not None and not await call.gateway.callers.is_valid(call.credential):
+        raise refused("the credential is not valid any more")
+
+
+async def count_frame(call: Call[Any, Any]) -> None:
+    """Count a frame of a WebSocket as a request; raise ``RequestError`` if its caller sent too many."""
+    if call.credential is not None:
+        await check_rate(call.gateway, call.credential.subject, call.gateway.settings.gateway_rate)
 
 
 def check_role(caller: Caller, role: Role, what: str) -> None:

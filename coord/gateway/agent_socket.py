@@ -26,7 +26,7 @@ from coord import codec, logs
 from coord.background import cancel_and_wait
 from coord.errors import CoordError, ServerUnavailable
 from coord.gateway import agents, inbox, messages, reports
-from coord.gateway.access import authorize_frame
+from coord.gateway.access import authorize_frame, check_own
 from coord.gateway.body import decode
 from coord.gateway.errors import RequestError
 from coord.gateway.failures import FrameError
@@ -128,8 +128,9 @@ class AgentSocket:
         elif action.names is not None:
             params = msgspec.structs.asdict(decode(data, action.names, at=("frame", name)))
         body = decode(data, action.body, at=("frame", name))
-        named = body.sender_id if isinstance(body, SendMessage) else params.get("agent_id")
-        await authorize_frame(self._call, name, named, limited=action.limited)
+        await authorize_frame(self._call, name, params.get("agent_id"), limited=action.limited)
+        if isinstance(body, SendMessage):
+            check_own(self._call.credential, "sender_id", body.sender_id)
         answer = await action.handle(self._call.inner(body, params))
         if isinstance(answer, Answer):
             answer = answer.body  # type: ignore[assignment]  # 202: it says that no worker has answered yet
@@ -143,9 +144,9 @@ class AgentSocket:
             CoordError: as the poll.
         """
         await self.stop()
-        await authorize_frame(self._call, "inbox", wanted.agent_id, limited=False)
+        await authorize_frame(self._call, "inbox", wanted.agent_id, limited=True)
         inboxes = self._call.gateway.inboxes
-        await inboxes.check(wanted.agent_id, self._call.bearer_token, self._call.wait_s)
+        await inboxes.check(wanted.agent_id, self._call.bearer_token)
         await inboxes.watch()
         self._id = secrets.token_hex(8)
         await inboxes.claim(wanted.agent_id, self._id)
@@ -196,7 +197,7 @@ class AgentSocket:
                 while not gone.is_set():
                     try:
                         await authorize_frame(self._call, "inbox", agent_id, limited=False)
-                        await inboxes.check(agent_id, self._call.bearer_token, self._call.wait_s)
+                        await inboxes.check(agent_id, self._call.bearer_token)
                         until = monotonic() + LONGEST_S
                         entries = await inboxes.poll(
                             agent_id, wanted.limit, until=until, gone=gone, signal=signal, sent=sent

@@ -44,6 +44,8 @@ log = logs.get_logger()
 _JSON = (b"content-type", JSON.encode())
 #: What would end a header line early, and other control characters.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+#: Bytes of a body, and seconds until it has arrived, of a route that needs no credential where the others do.
+OPEN_BYTES, OPEN_S = 16 * 1024, 5.0
 #: Close code of a WebSocket whose handler failed (RFC 6455: internal error).
 FAILED = 1011
 
@@ -132,7 +134,13 @@ class GatewayApp:
                 f"the Host header {host[:200]!r} is not a name of this gateway; use localhost or its IP address",
             )
         origin = call.header(b"origin")
-        if origin is not None and urlsplit(origin).netloc != host and not web.is_open_to(origin):
+        is_open = origin is not None and web.is_open_to(origin)
+        if origin is not None and not is_open and _netloc(origin) != host:
+            raise RequestError("cross_origin", "requests from web pages of another origin are refused")
+        # A browser sends no origin with a simple GET, such as that of an image. To follow a link is a navigation.
+        is_foreign = call.header(b"sec-fetch-site") in {"cross-site", "same-site"} and not is_open
+        is_visit = call.header(b"sec-fetch-mode") == "navigate" and _is_page(call.path)
+        if is_foreign and not is_visit:
             raise RequestError("cross_origin", "requests from web pages of another origin are refused")
 
     def _find(self, call: Call[Any, Any]) -> tuple[Route, Mapping[str, str]]:
@@ -163,13 +171,17 @@ class GatewayApp:
         if route.query is not None:
             call.query = decode_query(call.connection.scope["query_string"], route.query)
         if route.body is not None:
-            call.raw = await read_body(call, self._settings.max_entry_bytes, self._settings.gateway_body_s)
+            # A caller without a credential may not hold memory and a place for long.
+            is_open = route.role is None and self._access is not None
+            limit = OPEN_BYTES if is_open else self._settings.max_entry_bytes
+            seconds = min(OPEN_S, self._settings.gateway_body_s) if is_open else self._settings.gateway_body_s
+            call.raw = await read_body(call, limit, seconds)
             call.body = decode(call.raw or b"{}", route.body)
             if self._access is not None:
                 self._access.check_body(call, route)
         if call.method == "POST" and IDEMPOTENCY_KEY in call.headers:
             key = key_of(call.header(IDEMPOTENCY_KEY))
-            if key is not None:
+            if key is not None and route.role != "readonly":  # reads have no effect, and their responses are not kept
                 if route.body is None:  # the same request has the same body, although it is ignored
                     call.raw = await read_body(call, self._settings.max_entry_bytes, self._settings.gateway_body_s)
                 return await run_once(call, key, route.handle)
@@ -177,6 +189,19 @@ class GatewayApp:
         if self._access is not None and isinstance(answer, Stream):
             return replace(answer, chunks=self._access.guarded(call, answer.chunks))
         return answer
+
+
+def _netloc(origin: str) -> str | None:
+    """Return the host and port of an origin; None if it is malformed."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
+
+
+def _is_page(path: str) -> bool:
+    """Return True if people open a path in a browser."""
+    return path == "/" or path.startswith(("/docs", "/schema/"))
 
 
 def _encoded(answer: Struct | Stream | None) -> Response | None:

@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from coord import codec
 from coord.arguments import enum_values
 from coord.gateway.errors import Problem, RequestError, problem_of, sentence
 from coord.gateway.routes import JSON, Call
+from coord.values import why_undecodable
 
 T = TypeVar("T", bound=Struct)
 
@@ -98,6 +100,20 @@ def decode(body: bytes, kind: type[T], at: tuple[str, ...] = ("body",)) -> T:
     except msgspec.DecodeError as error:
         raise not_json(str(error)) from None
     return decoded
+
+
+def check_decodable(raw: bytes, field: str) -> None:
+    """Check that the readers of a value that is passed on as it is can decode it, such as no number over 1e308.
+
+    Raises:
+        RequestError: they cannot; ``detail`` names the field.
+    """
+    try:
+        codec.decode_json(raw)
+    except codec.BAD_JSON as error:
+        why = why_undecodable(raw, field, error)
+        problem = Problem(["body", field], why.removeprefix(f"{field}: "), "value_error")
+        raise RequestError("payload_invalid", why, [problem]) from None
 
 
 def not_json(reason: str) -> RequestError:

@@ -20,8 +20,8 @@ MOST_AGENTS = 1_000
 class AgentQuery(Struct, frozen=True):
     """The properties that the agents must have; unknown keys are ignored."""
 
-    agent_type: str | None = None  #: one that does not exist finds nothing
-    status: str | None = None  #: the same
+    agent_type: Label | None = None  #: one that does not exist finds nothing
+    status: Label | None = None  #: the same
     capabilities: Names = ()
     services: Names = ()
     tags: Names = ()
@@ -30,7 +30,7 @@ class AgentQuery(Struct, frozen=True):
     island_id: Label | int | None = None  #: the same
     min_health_score: Annotated[float, Meta(ge=0, le=1)] | None = None
     limit: Annotated[int, Meta(ge=1, le=MOST_AGENTS)] = MOST_AGENTS
-    cursor: str | None = None
+    cursor: Label | None = None
 
     def all_labels(self) -> dict[str, str]:
         """Return the labels, with those that have fields of their own."""
@@ -110,7 +110,7 @@ class PageQuery(Struct, frozen=True):
     """A page of a list."""
 
     limit: Annotated[int, Meta(ge=1, le=MOST_AGENTS)] = MOST_AGENTS
-    cursor: str | None = None
+    cursor: Label | None = None
 
 
 async def registry_stats(call: Call[None, None]) -> RegistryCounted:

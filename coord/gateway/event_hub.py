@@ -13,7 +13,7 @@ that does not read at all is ended.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -178,7 +178,7 @@ class EventHub:
     def __init__(self, backend: Backend, most: int) -> None:
         self._backend = backend
         self._most = most
-        self._places = 0
+        self._places: Counter[str] = Counter()  # by caller
         self._users = 0  # listeners, and those that are about to join
         self._listeners: set[Listener] = set()
         self._groups: dict[EventFilter, _Group] = {}
@@ -192,22 +192,32 @@ class EventHub:
         self._pages = asyncio.Semaphore(PAGES)
         self._is_closed = False
 
-    def take_place(self) -> None:
+    def take_place(self, caller: str = "") -> None:
         """Count a connection, until ``free_place``.
+
+        Args:
+            caller: who connects, and has a tenth of the places at most; empty: security is off.
 
         Raises:
             RequestError: there are too many, or the gateway shuts down.
         """
         self._check_open()
-        if self._places >= self._most:
+        if self._places.total() >= self._most:
             raise RequestError(
                 "overloaded", f"{self._most} listeners are connected (COORD_GATEWAY_LISTENERS); try again"
             )
-        self._places += 1
+        share = max(1, self._most // 10)
+        if caller and self._places[caller] >= share:
+            raise RequestError(
+                "overloaded", f"{share} listeners are connected with your credential; use another one, or fewer"
+            )
+        self._places[caller] += 1
 
-    def free_place(self) -> None:
+    def free_place(self, caller: str = "") -> None:
         """Count a connection no more."""
-        self._places -= 1
+        self._places[caller] -= 1
+        if not self._places[caller]:
+            del self._places[caller]
 
     async def join(self, wanted: EventFilter, start: str | Position | None) -> Listener:
         """Add a listener, until ``leave``. Its connection has a place.

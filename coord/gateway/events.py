@@ -53,8 +53,9 @@ class EventsQuery(Struct, frozen=True):
 class EventStream(AsyncGenerator[bytes, None]):
     """What one listener is sent, until its connection or the gateway ends."""
 
-    def __init__(self, hub: EventHub, listener: Listener) -> None:
+    def __init__(self, hub: EventHub, listener: Listener, caller: str) -> None:
         self._hub = hub
+        self._caller = caller  # which has a place
         self._listener = listener
         self._has_begun = self._is_closed = False
 
@@ -79,7 +80,7 @@ class EventStream(AsyncGenerator[bytes, None]):
         if not self._is_closed:
             self._is_closed = True
             self._hub.leave(self._listener)
-            self._hub.free_place()
+            self._hub.free_place(self._caller)
 
 
 async def listen(call: Call[None, EventsQuery]) -> Stream:
@@ -92,15 +93,15 @@ async def listen(call: Call[None, EventsQuery]) -> Stream:
     if call.method == "HEAD":
         return Stream(_nothing(), "text/event-stream", headers=_HEADERS)
     hub = call.gateway.events
-    hub.take_place()
+    hub.take_place(call.subject)
     try:
         listener = await hub.join(wanted, start)
     except BaseException:
-        hub.free_place()
+        hub.free_place(call.subject)
         raise
     listener.on_stall = call.connection.abort
     call.connection.limit_unread(UNREAD)
-    return Stream(EventStream(hub, listener), "text/event-stream", headers=_HEADERS)
+    return Stream(EventStream(hub, listener, call.subject), "text/event-stream", headers=_HEADERS)
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:

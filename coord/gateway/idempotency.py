@@ -32,7 +32,7 @@ KEPT_MS = 24 * 3600 * 1000
 #: Maximum length of a key.
 LONGEST = 255
 #: Maximum size of a response that is kept, in bytes.
-LARGEST = 64 * 1024
+LARGEST = 16 * 1024
 #: Namespace of the ids that are derived from keys (RFC 9562, version 5).
 IDS = UUID("5b3c4f0e-8d0c-5f5e-9d57-0c6b0a2a7f11")
 #: Paths of requests whose effect has an id that is derived from the key.
@@ -116,7 +116,8 @@ async def run_once(call: Call[Any, Any], key: str, handle: Handler) -> Struct | 
     if response is None and not has_id:
         await _release(call, name)
     # A repeated request with an id of its own may get a better response than 202.
-    if response is not None and not (has_id and response.startswith(b"202 ")):
+    is_final = not isinstance(answer, Answer) or (answer.is_final and answer.status != 202)
+    if response is not None and (is_final or not has_id):
         try:
             await _set(call, name, digest + b" " + response, "PX", KEPT_MS)
         except CoordError as error:

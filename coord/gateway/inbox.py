@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from coord import codec, logs
 from coord.background import cancel_and_wait
 from coord.codec import BAD_JSON
+from coord.gateway.access import check_still_valid
 from coord.gateway.errors import Problem, RequestError
 from coord.gateway.inboxes import AckItem
 from coord.gateway.routes import Call, Receive
@@ -122,7 +123,7 @@ async def poll(call: Call[None, PollQuery]) -> InboxFound:
     """Return what waits for an agent; wait for an entry if there is none. A poll is a heartbeat."""
     inboxes, agent_id, gateway = call.gateway.inboxes, call.params["agent_id"], call.gateway
     until = monotonic() + call.query.wait
-    await inboxes.check(agent_id, call.bearer_token, call.wait_s)
+    await inboxes.check(agent_id, call.bearer_token)
     watch = await inboxes.watch()
     with watch.watching(agent_id) as signal:
         gone = asyncio.Event()
@@ -142,6 +143,8 @@ async def poll(call: Call[None, PollQuery]) -> InboxFound:
             gateway.streams.discard(wake)
             watching.remove_done_callback(wake)
             await cancel_and_wait(watching)
+    if entries:
+        await check_still_valid(call)
     items = items_of(entries)
     return InboxFound(agent_id=agent_id, entries=items, count=len(items), timestamp=now())
 
@@ -156,7 +159,7 @@ async def acknowledge(call: Call[AckBody, None]) -> Acknowledged:
         except ValueError as error:
             problem = Problem(["body", "entries", index], str(error), "value_error")
             raise RequestError("body_invalid", f"entries.{index}: {error}", [problem]) from None
-    await call.gateway.inboxes.check(agent_id, call.bearer_token, call.wait_s)
+    await call.gateway.inboxes.check(agent_id, call.bearer_token)
     found = await call.gateway.inboxes.delete(agent_id, items)
     pairs = list(zip(call.body.entries, found, strict=True))
     return Acknowledged(

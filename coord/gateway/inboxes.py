@@ -106,14 +106,16 @@ class Inboxes:
             await self._watch.open()
         return self._watch
 
-    async def check(self, agent_id: str, token: str, wait_s: float) -> float:
+    async def check(self, agent_id: str, token: str) -> float:
         """Check that an agent may poll, and append a heartbeat for it if one is due; return its interval in seconds.
 
         Raises:
             AgentNotFound: it is not registered, or has left.
             RequestError: it reads its inbox from Redis.
             TokenMissing, TokenInvalid: the cell requires its token.
+            ServerUnavailable: the registry has not answered, so it is not known whether the cell does.
         """
+        wait_s = self._backend.settings.gateway_wait_s  # also with respond-async: the answer is the check of the token
         async with self._backend.limited(wait_s):
             connection = self._backend.client.connection
             found: list[bytes | None] = await connection.redis.execute_command(
@@ -132,15 +134,17 @@ class Inboxes:
             is_known = beat is not None and beat.token == token and status != b"stale" and delivery == b"poll"
             if beat is None or not is_known or deaf is not None or monotonic() - beat.at >= beat.interval_s / 2:
                 try:
-                    await self._beat(agent_id, token, interval_s, wait_s)
+                    await self._beat(agent_id, token, interval_s, wait_s, was_checked=is_known)
                 except UnknownAgent:
                     raise AgentNotFound(f"Agent '{agent_id}' not found") from None
         return interval_s
 
-    async def _beat(self, agent_id: str, token: str, interval_s: float, wait_s: float) -> None:
+    async def _beat(self, agent_id: str, token: str, interval_s: float, wait_s: float, *, was_checked: bool) -> None:
         if len(self._beats) >= REMEMBERED:
             self._beats.clear()
-        await self._backend.append("in:beats", AgentHeartbeat(agent_id, polled=True), wait_s, token)
+        _, is_answered = await self._backend.append("in:beats", AgentHeartbeat(agent_id, polled=True), wait_s, token)
+        if not is_answered and not was_checked:
+            raise ServerUnavailable("the registry has not answered; try again")
         self._beats[agent_id] = Beat(monotonic(), token, interval_s)
 
     async def poll(

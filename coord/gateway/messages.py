@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
@@ -10,7 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import force_setattr
 
 from coord.agent_token import check_token
-from coord.errors import ConfigError, TokenInvalid
+from coord.errors import ConfigError, ServerUnavailable, TokenInvalid
 from coord.gateway.errors import Problem, RequestError
 from coord.gateway.idempotency import conflict_is_reuse, id_of
 from coord.gateway.inboxes import AckItem
@@ -20,7 +21,7 @@ from coord.models.agents import AgentType
 from coord.models.facts import Names
 from coord.models.ids import Id, new_id
 from coord.models.messages import MessageRecipient, MessageRecord, MessageStatus, MessageType, Protocol
-from coord.models.tasks import Priority, Seconds
+from coord.models.tasks import Lane, Priority, Seconds
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -198,7 +199,7 @@ async def send(call: Call[SendMessage, None]) -> Struct | Answer:
     message_id = body.message_id or key_id or new_id()
     options: dict[str, Any] = {
         "message_type": _member(MessageType, body.message_type, "message_type"),
-        "priority": _member(Priority, body.priority, "priority") or Priority.NORMAL,
+        "priority": Priority(_member(Lane, body.priority, "priority") or Lane.NORMAL),
         "ttl": body.ttl,
         "correlation_id": body.correlation_id,
         "message_id": message_id,
@@ -236,7 +237,7 @@ async def broadcast(call: Call[BroadcastMessage, None]) -> Struct | Answer:
     message_id = body.message_id or key_id or new_id()
     options: dict[str, Any] = {
         "message_type": _member(MessageType, body.message_type, "message_type"),
-        "priority": _member(Priority, body.priority, "priority") or Priority.NORMAL,
+        "priority": Priority(_member(Lane, body.priority, "priority") or Lane.NORMAL),
         "agent_type": _member(AgentType, body.agent_type, "agent_type"),
         "capabilities": body.capabilities,
         "tags": body.tags,
@@ -251,8 +252,9 @@ async def broadcast(call: Call[BroadcastMessage, None]) -> Struct | Answer:
         sent = await call.backend.broadcast(body.payload, call.wait_s, options)
     recipients: tuple[str, ...] = ()
     if sent.answered:
-        page = await call.backend.message_recipients(message_id, limit=MOST_MESSAGES)
-        recipients = tuple(one.agent_id for one in page.recipients)
+        with suppress(ServerUnavailable):  # it has been sent, so an error would be wrong
+            page = await call.backend.message_recipients(message_id, limit=MOST_MESSAGES)
+            recipients = tuple(one.agent_id for one in page.recipients)
     answer = BroadcastSent(
         message_id=message_id,
         recipients=recipients,
@@ -299,6 +301,7 @@ async def read(call: Call[ReadBody, None]) -> MessageRead:
     copy = await call.backend.message_copy(message_id, call.body.agent_id)
     removed = False
     if copy.entry:
+        await call.gateway.inboxes.check(copy.agent_id, call.bearer_token)
         (removed,) = await call.gateway.inboxes.delete(copy.agent_id, [AckItem(copy.lane, copy.entry)])
     return MessageRead(message_id=message_id, agent_id=copy.agent_id, removed=removed, read_at=now())
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from coord.gateway.body import check_decodable
 from coord.gateway.inboxes import Report
 from coord.gateway.routes import Answer, Call, written
 from coord.models.facts import (
@@ -20,7 +21,7 @@ from coord.models.facts import (
     TaskStarted,
 )
 
-Elapsed = Annotated[int, Meta(ge=0)]
+Elapsed = Annotated[int, Meta(ge=0, le=31_536_000_000)]
 
 
 def _null() -> msgspec.Raw:
@@ -87,12 +88,14 @@ async def start(call: Call[StartBody, None]) -> Struct | Answer:
 async def progress(call: Call[ProgressBody, None]) -> Struct | Answer:
     """Record how far the work on a task is."""
     body = call.body
+    check_decodable(bytes(body.progress), "progress")
     return await _report(call, TaskProgressed(call.params["task_id"], body.lease, body.progress), "Progress recorded")
 
 
 async def complete(call: Call[CompleteBody, None]) -> Struct | Answer:
     """Record the result of a task."""
     body = call.body
+    check_decodable(bytes(body.result), "result")
     report = TaskCompleted(call.params["task_id"], body.lease, body.result, body.started_ms_ago)
     return await _report(call, report, "Task completed")
 
@@ -100,6 +103,7 @@ async def complete(call: Call[CompleteBody, None]) -> Struct | Answer:
 async def fail(call: Call[FailBody, None]) -> Struct | Answer:
     """Record that the attempt at a task has failed."""
     body = call.body
+    check_decodable(bytes(body.detail), "detail")
     report = TaskFailed(
         call.params["task_id"], body.lease, body.code, body.message, body.retryable, body.started_ms_ago, body.detail
     )

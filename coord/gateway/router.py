@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from coord.api_key import redacted
 from coord.errors import IdInvalid
 from coord.gateway.errors import RequestError
 from coord.gateway.routes import Route
@@ -70,7 +71,7 @@ class Router:
         methods, params = self.methods(path)
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None:
-            message = f"{path[:200]} does not support {method}"
+            message = f"{redacted(path)[:200]} does not support {method}"
             raise RequestError("method_not_allowed", message, headers={"Allow": allowed(methods)})
         return route, params
 
@@ -87,7 +88,7 @@ class Router:
             params = pattern.params(path)
             if params is not None:
                 return pattern.methods, params
-        raise RequestError("not_found", f"unknown path: {path[:200]}")
+        raise RequestError("not_found", f"unknown path: {redacted(path)[:200]}")
 
 
 def allowed(methods: Iterable[str]) -> str:

@@ -76,6 +76,7 @@ class Answer(Struct, frozen=True):
     status: int = 200
     headers: Mapping[str, str] = {}
     content_type: str = JSON
+    is_final: bool = True  #: False: a repetition of the request may get a better response
 
 
 class Stream(Struct, frozen=True):
@@ -128,7 +129,7 @@ class Call(Generic[B, Q]):
         self.gateway = gateway
         self.method: str = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
         path: str = scope["path"]
-        self.prefix = PREFIX if path.startswith(f"{PREFIX}/") else ""
+        self.prefix = PREFIX if path == PREFIX or path.startswith(f"{PREFIX}/") else ""
         if self.prefix:
             path = path[len(PREFIX) :]
         self.path = path.rstrip("/") or "/"
@@ -179,6 +180,11 @@ class Call(Generic[B, Q]):
             scheme, _, token = (self.header(b"authorization") or "").strip().partition(" ")
             token = "" if scheme.lower() != "bearer" or id_of_key(token.strip()) else token
         return (token or "").strip()[:MAX_LENGTH]
+
+    @property
+    def subject(self) -> str:
+        """Who calls, by the credential; empty if security is off."""
+        return "" if self.credential is None else self.credential.subject
 
     @property
     def traceparent(self) -> str | None:
@@ -272,13 +278,15 @@ class Route:
 def written(call: Call[Any, Any], body: Struct, *, answered: bool, path: str) -> Struct | Answer:
     """Return the response to a write: 200 if its worker has answered, else 202 with the path of the record in Location.
 
+    A caller that does not wait gets 202 also if the worker was quick.
+
     Args:
         call: the request.
         body: of the response; it has the fields ``status`` and ``message``.
         answered: whether the worker has answered.
         path: of the record, without the prefix.
     """
-    if answered:
+    if answered and call.wait_s > 0:
         return body
     accepted = replace(body, status="accepted", message="Accepted; no worker has answered yet")
     return Answer(accepted, 202, {"Location": call.prefix + path})

@@ -113,12 +113,18 @@ class TaskData(Struct, frozen=True):
     required_capabilities: Names | None = None
 
 
+class RequirementsBody(Requirements, frozen=True):
+    """The requirements of a task; unknown keys are ignored."""
+
+    location: Location | None = None  #: as the field of the task, which comes first
+
+
 class SubmitTask(Struct, frozen=True):
     """POST /tasks/submit; unknown keys are ignored."""
 
     task_data: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
     priority: str | None = None
-    requirements: Requirements | None = None
+    requirements: RequirementsBody | None = None
     timeout: Seconds | None = None  #: seconds, limits one attempt
     deadline: Moment | None = None
     delay: Delay | None = None  #: seconds

@@ -9,19 +9,27 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from coord import codec
 from coord.client.handle import MAX_REASON
 from coord.errors import CoordError
 from coord.gateway.backend import Appended
-from coord.gateway.body import decode
-from coord.gateway.errors import Problem, RequestError
+from coord.gateway.body import check_decodable, decode
+from coord.gateway.errors import Problem, RequestError, status_of
 from coord.gateway.idempotency import conflict_is_reuse, id_of
 from coord.gateway.routes import Answer, Call, written
-from coord.gateway.schemas import PoolsFound, SubmitTask, Submitted, TaskData, TaskExplained, TaskFound, TaskSchema, now
+from coord.gateway.schemas import (
+    PoolsFound,
+    RequirementsBody,
+    SubmitTask,
+    Submitted,
+    TaskData,
+    TaskExplained,
+    TaskFound,
+    TaskSchema,
+    now,
+)
 from coord.models.ids import Id, new_id
 from coord.models.tasks import Priority, Requirements, Retry, TaskState, TaskSubmitted, Text, check_moment
 from coord.models.tracing import is_traceparent
-from coord.values import why_undecodable
 
 #: The type of a task whose ``task_data`` has none.
 TASK_TYPE = "task"
@@ -127,7 +135,7 @@ async def list_tasks(call: Call[None, TasksQuery]) -> TasksListed:
     return TasksListed(tasks=tasks, count=len(tasks), next=page.next, timestamp=now())
 
 
-async def submit_batch(call: Call[SubmitBatch, None]) -> BatchSubmitted:
+async def submit_batch(call: Call[SubmitBatch, None]) -> Answer:
     """Submit up to 1,000 tasks; each has a result of its own."""
     traceparent = call.header(b"traceparent")
     found: list[tuple[TaskSubmitted, Priority] | CoordError] = []
@@ -148,7 +156,8 @@ async def submit_batch(call: Call[SubmitBatch, None]) -> BatchSubmitted:
         _batch_error(task) if isinstance(task, CoordError) else _batch_result(*task, next(outcomes)) for task in found
     ]
     submitted = sum(result.status != "error" for result in results)
-    return BatchSubmitted(results=results, count=len(results), submitted=submitted, timestamp=now())
+    answer = BatchSubmitted(results=results, count=len(results), submitted=submitted, timestamp=now())
+    return Answer(answer, is_final=not any(map(_may_improve, results)))
 
 
 async def cancel(call: Call[CancelBody, None]) -> Struct | Answer:
@@ -164,6 +173,11 @@ async def retry(call: Call[None, None]) -> Struct | Answer:
     task_id = call.params["task_id"]
     answered = await call.backend.retry(task_id, call.wait_s)
     return written(call, TaskRetried(task_id=task_id), answered=answered, path=f"/tasks/{task_id}")
+
+
+def _may_improve(result: BatchResult) -> bool:
+    """Return True if a repeated request may do better: no worker has answered, or the cell could not take the task."""
+    return result.status == "accepted" or (result.code is not None and status_of(result.code) == 503)
 
 
 def _batch_result(fact: TaskSubmitted, priority: Priority, outcome: Appended | CoordError) -> BatchResult:
@@ -220,13 +234,7 @@ def task_fact(body: SubmitTask, key_id: str | None, traceparent: str | None = No
     """
     raw = bytes(body.task_data)
     data = decode(raw, TaskData, at=("body", "task_data"))
-    try:
-        # The payload is passed on as it is, so its readers must be able to decode it.
-        codec.decode_json(raw)
-    except codec.BAD_JSON as error:
-        why = why_undecodable(raw, "task_data", error)
-        problem = Problem(["body", "task_data"], why.removeprefix("task_data: "), "value_error")
-        raise RequestError("payload_invalid", why, [problem]) from None
+    check_decodable(raw, "task_data")
     for field in ("deadline", "run_at"):
         _check_moment(getattr(body, field), field)
     try:
@@ -240,7 +248,7 @@ def task_fact(body: SubmitTask, key_id: str | None, traceparent: str | None = No
             delay=body.delay,
             run_at=body.run_at,
             retry=body.retry or Retry(),
-            location=body.location,
+            location=body.location or (body.requirements.location if body.requirements else None),
             affinity_key=body.affinity_key,
             expected_ms=body.expected_ms,
             traceparent=traceparent if is_traceparent(traceparent) else None,
@@ -250,10 +258,11 @@ def task_fact(body: SubmitTask, key_id: str | None, traceparent: str | None = No
     return fact, _priority(body.priority)
 
 
-def _requirements(required: Requirements | None, capabilities: tuple[str, ...] | None) -> Requirements:
+def _requirements(wanted: RequirementsBody | None, capabilities: tuple[str, ...] | None) -> Requirements:
     """Return the requirements, with the capabilities in the task's data; without any, every agent may get the task."""
-    if required is None:
+    if wanted is None:
         return Requirements(capabilities=tuple(capabilities)) if capabilities else Requirements()
+    required = Requirements(**{name: getattr(wanted, name) for name in Requirements.__struct_fields__})
     if not capabilities:
         return required
     more = (name for name in capabilities if name not in required.capabilities)

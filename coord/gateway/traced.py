@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coord import spans
+from coord.api_key import redacted
 from coord.errors import CoordError
 from coord.gateway.app import GatewayApp
 from coord.gateway.router import Router
@@ -33,7 +34,7 @@ class TracedApp:
         headers = dict(scope["headers"])
         parent = headers.get(_HEADER, b"").decode("latin-1")
         method, path = scope["method"], scope["path"]
-        attributes: spans.Attributes = {"http.request.method": method, "url.path": path}
+        attributes: spans.Attributes = {"http.request.method": method, "url.path": redacted(path)}
         name, attributes = self._named(method, path, attributes)
         with recorder.span(name, parent if is_traceparent(parent) else None, "server", attributes) as span:
             if span.traceparent is not None:

@@ -22,6 +22,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from coord import codec, logs
 from coord.background import cancel_and_wait
 from coord.errors import CoordError
+from coord.gateway.access import count_frame
 from coord.gateway.agent_socket import ACTIONS, AgentSocket, InboxWanted
 from coord.gateway.body import decode
 from coord.gateway.errors import RequestError
@@ -171,6 +172,7 @@ class EventSocket:
             await self.unsubscribe()
             await self._done(frame, UNSET)
             return
+        await count_frame(self._call)
         wanted = frame.subscribe.filter()
         start = decode_position(frame.last_event_id) if frame.last_event_id else None
         listener = await self.subscribe(wanted, start)
@@ -204,7 +206,7 @@ async def serve(call: Call[None, EventsQuery]) -> None:
     """Stream the events of the cell, and the inbox of an agent that works over the same WebSocket."""
     wanted, start = call.query.filter(), call.query.start()
     hub, socket = call.gateway.events, EventSocket(call)
-    hub.take_place()
+    hub.take_place(call.subject)
     try:
         # A query that subscribes is checked before the handshake: what is wrong with it is an HTTP response.
         listener = await socket.subscribe(wanted, start) if call.query != EventsQuery() else None
@@ -218,7 +220,7 @@ async def serve(call: Call[None, EventsQuery]) -> None:
     except OSError:
         return  # it has disconnected
     finally:
-        hub.free_place()
+        hub.free_place(call.subject)
         await socket.end()
 
 

@@ -50,6 +50,7 @@ def shape(text: str) -> list[str]:
         (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "ID"),
         (POOL, "POOL"),
         (r"(?m)^(memory: .* of .* \(\d+%\)): .*$", r"\1: KINDS"),  # sizes are close, so their order differs
+        (r"\bgateway-\S+-\d+", "gateway-NAME"),
         (r"-[0-9a-f]{4}\b(?!-)", "-MARK"),
         (rf"\blaptop\b|{re.escape(socket.gethostname())}", "HOST"),
         (r"\b\d+(\.\d+)? (ms|s|min|h)( \d+ (s|min))?\b", "TIME"),

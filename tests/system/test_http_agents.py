@@ -254,6 +254,38 @@ async def test_who_may_not_poll(at: CellProcesses, http: HttpCaller) -> None:
         assert_error(answer, 422, "body_invalid")
 
 
+async def test_an_inbox_needs_the_token_of_its_agent(at: CellProcesses, http: HttpCaller) -> None:
+    """⚠ Where the cell requires tokens: also for a caller that does not wait, and while no registry answers."""
+    for process in at.processes:
+        if process.name.startswith("registry"):
+            process.send(signal.SIGTERM)
+    registry = await at.worker("registry", COORD_REQUIRE_TOKENS="on")
+    token = await at.client.admin.enrol("a1", timeout=30)
+    bearer = {"Authorization": f"Bearer {token}"}
+    body = {"agent_id": "a1", "agent_type": "worker", "capabilities": ["a1"], "heartbeat_interval": INTERVAL_S}
+    success(await http.post("/agents/register", body, **bearer))
+    success(await http.get("/agents/a1/inbox", **bearer))
+    await submit(http, "t1")
+    await http.post(
+        "/messages/send", {"receiver_id": "a1", "message_type": "direct", "payload": {}, "message_id": "m1"}
+    )
+    wrong = {"Authorization": "Bearer " + "x" * len(token)}
+    for headers, code in ((wrong, "token_invalid"), ({}, "token_missing")):
+        for more in ({}, {"Prefer": "respond-async"}):
+            assert (await http.get("/agents/a1/inbox", **headers, **more)).body["code"] == code
+            ack = {"entries": ["normal/1-1"]}
+            assert (await http.post("/agents/a1/inbox/ack", ack, **headers, **more)).body["code"] == code
+            assert (await http.post("/messages/m1/read", {}, **headers, **more)).body["code"] == code
+    other = HttpCaller(unused_ports(1)[0])
+    await gateway(at, other, COORD_GATEWAY_WAIT_S="0.5")
+    registry.send(signal.SIGSTOP)
+    answer = await other.get("/agents/a1/inbox", **wrong, Prefer="respond-async")
+    registry.send(signal.SIGCONT)
+    assert_error(answer, 503, "server_unavailable")
+    entries = success(await http.get("/agents/a1/inbox?wait=30", **bearer))["entries"]
+    assert [one["kind"] for one in entries] == ["task", "message"]
+
+
 async def is_placeable(at: CellProcesses, agent_id: str = "a1") -> bool:
     """Whether an agent may get work."""
     return bool(await at.redis.sismember(at.keys.of("agents:active"), agent_id))

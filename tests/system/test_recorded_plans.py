@@ -63,6 +63,13 @@ async def test_a_thousand_choices_are_replayed(at: CellProcesses, tmp_path: Path
         records = await queries.get_tasks(at.redis, at.keys, some)
         return any(one is not None and (one.placement or {}).get("strategy") == strategy for one in records)
 
+    async def is_recorded() -> bool:
+        """Both distributors follow the setting: until then a strategy may be used and not be recorded."""
+        ids.extend(await submit(at, TASKS))
+        await at.all_end(len(ids))
+        return replay(await at.client.plans(0), STRATEGIES).distributors == 2
+
+    await wait_until(is_recorded, "both distributors record their plans", 60)
     for number, strategy in enumerate(SWITCHED):
         await admin.set_strategy(strategy, by="test")  # type: ignore[arg-type]
         await wait_until(partial(is_used, strategy), f"tasks are placed by {strategy}")

@@ -425,6 +425,18 @@ async def test_pages_of_other_origins_are_refused_unless_listed(settings: Settin
     assert passed(answer)
     assert (answer.headers["access-control-allow-origin"], answer.headers["vary"]) == (ORIGIN, "Origin")
     assert (await ask(app, "GET", "/pools", headers={"Origin": ORIGIN})).code == "credential_missing"
+    for odd in ("http://[", "null", "https://ops.example:x"):
+        answer = await ask(app, "GET", "/pools", headers={"Origin": odd, "X-API-Key": key})
+        assert (answer.status, answer.code) == (403, "cross_origin")
+    # Of a simple GET, such as that of an image, a browser says only where it comes from.
+    image = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    link = image | {"Sec-Fetch-Mode": "navigate"}
+    for path, headers, is_passed in (
+        ("/pools", image, False), ("/pools", link, False), ("/docs", image, False), ("/docs", link, True),
+        ("/", link, True), ("/pools", {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, True),
+    ):  # fmt: skip
+        answer = await ask(app, "GET", path, headers=headers | {"X-API-Key": key})
+        assert (answer.status != 403) == is_passed, (path, headers)
     asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     preflight = await ask(app, "OPTIONS", "/tasks/submit", headers=asked)
     assert preflight.status == 204

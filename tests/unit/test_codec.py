@@ -228,7 +228,7 @@ def test_the_protocol_and_the_type_of_a_message(fields: dict[str, str], rule: st
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
-        ({"message_type": "peer_to_peer", "protocol": "direct"}, "message_type 'peer_to_peer' has the protocol"),
+        ({"message_type": "peer_to_peer", "protocol": "hierarchical"}, "message_type 'peer_to_peer' has the protocol"),
         ({"receiver_id": "subordinates"}, "receiver_id 'subordinates' needs the protocol 'hierarchical', not 'direct'"),
         ({"sender_id": "coordinator"}, "sender_id must not be 'coordinator'"),
         ({"receiver_id": "subordinates", "protocol": "hierarchical", "reply_by": 1}, "a request goes to one agent"),

@@ -75,7 +75,7 @@ async def test_a_message_to_nobody_and_one_that_came_too_late_are_dead(cell: Run
 async def test_a_message_that_contradicts_itself_is_refused(cell: RunningCell, caller: Caller) -> None:
     """Its type names another protocol, or its protocol does not know all subordinates: buried, and its sender told."""
     for contradiction in (
-        '"receiver_id":"a0","message_type":"peer_to_peer","protocol":"direct"',
+        '"receiver_id":"a0","message_type":"peer_to_peer","protocol":"hierarchical"',
         '"receiver_id":"subordinates"',
     ):
         data = f'{{"message_id":"m1","sender_id":"s",{contradiction}}}'.encode()
