@@ -297,8 +297,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gateway_body_s: Seconds = 30.0
     #: Maximum number of concurrent requests. The gateway answers further ones with 503, so that memory is bounded.
     gateway_requests: Count = 1_000
-    #: Maximum number of listeners to events, of /events and /ws together. The gateway answers further ones with 503. One
-    #: credential has a tenth of them at most.
+    #: Maximum number of listeners to events, of /events and /ws together; one credential has a tenth of them at most.
+    #: The gateway answers further ones with 503.
     gateway_listeners: Count = 5_000
 
     # Push workers

@@ -420,7 +420,6 @@ async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer
         ("/tasks/in-batch/retry", None, 409),
         ("/tasks/queues/low/clear", None, 200),
         ("/messages/send", sent, 200),
-        ("/messages/m-http/read", None, 200),
         ("/messages/broadcast", {"message_type": "coordination", "payload": {}, "message_id": "all-http"}, 200),
         ("/peers/add?agent_id=web&peer_id=ocr-1", None, 200),
         ("/peers/remove?agent_id=web&peer_id=ocr-1", None, 200),
@@ -431,6 +430,8 @@ async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer
             answer = await http.post(path, body, Idempotency_Key=f"acl {path}"[:60], **admin)
             assert answer.status == status, (path, answer.body)
     assert (await http.delete("/agents/ocr-1/subordinates/web", **admin)).status == 200
+    assert (await http.post("/messages/m-http/read", **admin)).body["code"] == "token_missing"
+    assert (await http.post("/messages/m-http/read", **bearer)).status == 200
     change = {"status": "active", "load_metrics": {"cpu": 0.2}}
     assert (await http.put("/agents/web/status", change, **bearer)).status == 200
     return (
