@@ -431,7 +431,7 @@ async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer
             assert answer.status == status, (path, answer.body)
     assert (await http.delete("/agents/ocr-1/subordinates/web", **admin)).status == 200
     assert (await http.post("/messages/m-http/read", **admin)).body["code"] == "token_missing"
-    assert (await http.post("/messages/m-http/read", **bearer)).status == 200
+    assert (await http.post("/messages/m-http/read", {"agent_id": "web"}, **bearer)).status == 200
     change = {"status": "active", "load_metrics": {"cpu": 0.2}}
     assert (await http.put("/agents/web/status", change, **bearer)).status == 200
     return (
