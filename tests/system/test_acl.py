@@ -349,7 +349,7 @@ async def test_the_whole_system_works_with_its_users(users: Users, tmp_path: Pat
             assert {line: code for line, code in codes.items() if code != "0"} == {"tasks explain by-http": "4"}
         assert (await operator.agent(OWN)).status is AgentStatus.INACTIVE
         refused = await queries.get_counters(users.admin, KEYS)
-        assert refused["tokens_refused"] == 2, "the message in another's name, and the registration over HTTP"
+        assert refused["tokens_refused"] == 3, "a message in another's name; a registration and a reading over HTTP"
         denied = {(one[b"username"].decode(), one[b"object"].decode()) for one in await users.denials()}
         looked_at = KEYS.inbox(OWN, "normal")  # has the message been read? A client may not know, and goes on without
         assert denied == {(user_name(Role.CLIENT, SETTINGS.namespace), looked_at)}
