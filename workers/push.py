@@ -126,7 +126,7 @@ class PushWorker:
         scripts, keys = self._cell.scripts, self._cell.keys
         began = time.monotonic()
         (share,) = await scripts.run(scripts.share_pushes(self._id, give=self._gives))
-        self._renewed_at, self._tools.is_current = began, True
+        self._renewed_at = began
         pushed: set[bytes] = await self._cell.redis.execute_command("SMEMBERS", keys.of("agents:pushed"))
         held = share.held - set(self._gives)
         leaves = sorted(held)[: share.excess]
@@ -134,6 +134,7 @@ class PushWorker:
         for agent_id in self._agents.keys() - wanted:
             ending = partial(self._agents.pop(agent_id).finish, FINISH_S)
             self._finishing[agent_id] = background.run_once(f"push.{agent_id}", ending)
+        self._tools.is_current = True  # after a time without its shards, only when the agents of lost ones are gone
         self._finishing = {name: task for name, task in self._finishing.items() if not task.done()}
         for agent in self._agents.values():
             agent.look()

@@ -214,7 +214,10 @@ def _encoded(answer: Struct | Stream | None) -> Response | None:
         body = codec.encode(answer)
         return Response(200, [_JSON, (b"content-length", b"%d" % len(body))], body)
     body = answer.body if isinstance(answer.body, bytes) else b"" if answer.body is None else codec.encode(answer.body)
-    return Response(answer.status, _headers(answer.headers, answer.content_type, body), body)
+    headers = _headers(answer.headers, answer.content_type, body)
+    if answer.status == 204:  # RFC 9110 forbids the length of nothing
+        headers = [header for header in headers if header[0] != b"content-length"]
+    return Response(answer.status, headers, body)
 
 
 def _headers(named: Mapping[str, str], content_type: str, body: bytes | None) -> list[tuple[bytes, bytes]]:

@@ -103,6 +103,7 @@ class Protocol(HttpToolsProtocol):
         """Start the next request that came already; without a timer, as ``sweep`` ends idle connections."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            self._since = self.loop.time()
             return
         self.flow.resume_reading()
         if self.pipeline:
@@ -119,6 +120,9 @@ class Protocol(HttpToolsProtocol):
             idle_s: seconds that it may idle.
         """
         if self.transport.is_closing():
+            # A response is still being sent: its caller may never read it.
+            if self._is_idle() and self.transport.get_write_buffer_size() and now_s - self._since > IDLE_S:
+                self.transport.abort()
             return
         if self._is_refused:
             if now_s - self._since > DISCARD_S:
@@ -127,8 +131,9 @@ class Protocol(HttpToolsProtocol):
             if now_s - self._since > HEAD_S:
                 self._refuse("head_timeout", f"the head of the request did not arrive within {HEAD_S:g} s")
         elif self._is_idle() and now_s - self._since > idle_s:
-            if self.transport.get_write_buffer_size():
-                self.transport.abort()  # its caller does not read, so it would never be closed
+            # A caller that does not read would keep it open for ever. In a shutdown it has until that is over.
+            if self.transport.get_write_buffer_size() and not self._is_draining:
+                self.transport.abort()
             self.transport.close()
 
     def shutdown(self) -> None:

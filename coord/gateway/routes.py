@@ -13,6 +13,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -52,16 +53,20 @@ class Connection(NamedTuple):
 
     def limit_unread(self, size: int) -> None:
         """Limit the bytes that the system keeps for a caller that does not read; it would take megabytes."""
-        if self._transport is not None:
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+        self._set_option(socket.SO_SNDBUF, size)
 
     def abort(self) -> None:
         """Close the connection at once; what the caller has not read is dropped."""
         if self._transport is not None:
             # Without this the system would keep what is unread for minutes.
-            linger = struct.pack("ii", 1, 0)
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self._set_option(socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
+
+    def _set_option(self, option: int, value: int | bytes) -> None:
+        """Set an option of the socket; of one that is closed, event loops raise one of these errors or another."""
+        if self._transport is not None:
+            with suppress(OSError, ValueError, AttributeError):
+                self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, option, value)
 
     @property
     def _transport(self) -> Any:

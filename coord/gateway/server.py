@@ -126,6 +126,7 @@ def _config(app: GatewayApp, settings: Settings) -> uvicorn.Config:
         http=Protocol,
         ws="websockets-sansio",
         ws_max_size=settings.max_entry_bytes,
+        ws_ping_timeout=120,  # a pong is read after the frames before it, each of which may wait for a worker
         ws_per_message_deflate=False,  # it costs 50 KiB of memory a connection
         lifespan="off",
         loop="none",
@@ -163,9 +164,11 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more connections, answer the requests that are there or on their way, close all connections."""
-        await asyncio.sleep(0)  # connections that wait to be accepted are accepted
+        for _ in range(3):
+            await asyncio.sleep(0)  # connections that wait are accepted; uvloop makes their protocols a turn later
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
+        await asyncio.sleep(0)
         for connection in list(self.server_state.connections):
             connection.shutdown()  # each response is the last one of its connection
         self._gateway.close()

@@ -6,6 +6,7 @@ from coord import spans
 from coord.api_key import redacted
 from coord.errors import CoordError
 from coord.gateway.app import GatewayApp
+from coord.gateway.protocol import RESPOND
 from coord.gateway.router import Router
 from coord.gateway.routes import PREFIX, Event, Receive, Scope, Send
 from coord.gateway.table import ROUTES
@@ -42,12 +43,21 @@ class TracedApp:
 
             async def sent(event: Event) -> None:
                 if event["type"] == "http.response.start":
-                    span.describe(**{"http.response.status_code": event["status"]})
-                    if event["status"] >= 500:
-                        span.fail(str(event["status"]))
+                    _describe(span, event["status"])
                 await send(event)
 
-            await self._app({**scope, "headers": list(headers.items())}, receive, sent)
+            inner = {**scope, "headers": list(headers.items())}
+            respond = scope.get(RESPOND)
+            if respond is not None:
+
+                def responded(status: int, head: list[tuple[bytes, bytes]], body: bytes) -> bool:
+                    if not respond(status, head, body):
+                        return False  # it is sent as events
+                    _describe(span, status)
+                    return True
+
+                inner[RESPOND] = responded
+            await self._app(inner, receive, sent)
 
     def _named(self, method: str, path: str, attributes: spans.Attributes) -> tuple[str, spans.Attributes]:
         """Return the name of a request, of which there are few, and its attributes."""
@@ -57,3 +67,10 @@ class TracedApp:
         except CoordError:
             return method, attributes
         return f"{method} {route.path}", attributes | {"http.route": route.path}
+
+
+def _describe(span: spans.Span, status: int) -> None:
+    """Give a span the status of the response."""
+    span.describe(None, **{"http.response.status_code": status})
+    if status >= 500:
+        span.fail(str(status))

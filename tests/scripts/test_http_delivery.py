@@ -135,7 +135,9 @@ async def test_http_does_not_take_the_inbox_of_a_process_that_reads_it(cell: Cel
 
     await cell.deregister(incarnation="i1")
     await register(cell, "poll")
-    assert (await cell.agent()).deaf_reason == "unpolled"
+    agent = await cell.agent()
+    assert (agent.deaf_reason, agent.incarnation) == ("unpolled", "")
+    assert await cell.heartbeat(incarnation="i1") == "SUPERSEDED"
 
 
 async def test_a_stale_agent_returns_with_its_poll(cell: Cell) -> None:

@@ -21,6 +21,7 @@ from coord.client.coordination import CoordinationSpans, spans_of
 from coord.errors import ConfigError, TaskFailed
 from coord.gateway.app import make_app
 from coord.gateway.backend import Backend
+from coord.gateway.protocol import RESPOND
 from coord.gateway.traced import TracedApp
 from coord.models.tasks import AttemptRecord, Priority, TaskRecord, TaskState
 from coord.otel import OtelRecorder
@@ -62,6 +63,11 @@ async def post(app: TracedApp, path: str, body: Any, **headers: str) -> tuple[in
     async def send(event: Any) -> None:
         sent.append(event)
 
+    def respond(status: int, _headers: Any, body: bytes) -> bool:
+        """As the gateway's own server, which sends a whole response in one write."""
+        sent.extend(({"status": status}, {"body": body}))
+        return True
+
     given = {"host": "localhost", "content-type": "application/json", "content-length": str(len(data)), **headers}
     scope = {
         "type": "http",
@@ -69,6 +75,7 @@ async def post(app: TracedApp, path: str, body: Any, **headers: str) -> tuple[in
         "path": path,
         "query_string": b"",
         "client": ("127.0.0.1", 1),
+        RESPOND: respond,
         "headers": [(name.encode(), value.encode()) for name, value in given.items()],
     }
     await app(scope, receive, send)

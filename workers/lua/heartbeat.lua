@@ -68,10 +68,15 @@ local function heartbeat(i, last)
   for j = i + 8, last, 2 do
     agent[ARGV[j]] = ARGV[j + 1]
   end
-  local unread = leaves_unread(agent, observed)
   if polled == '1' then
     note_poll(agent, observed)
   end
+  -- An agent that polls is deaf when it stops polling. It may leave an order behind other entries for long.
+  local polls = agent.delivery == 'poll'
+  if polls then
+    end_probe(agent)
+  end
+  local unread = not polls and leaves_unread(agent, observed)
   local unpolled = is_unpolled(agent, observed)
   local deaf_changed = set_deaf(agent, deaf == '1' or unread or unpolled)
   if returned then

@@ -98,6 +98,10 @@ local function register(i, last)
   end
   if incarnation ~= '' then
     agent.incarnation = incarnation
+  elseif agent.delivery and agent.incarnation and agent.incarnation ~= '' then
+    -- It takes over from a process that is away: if that comes back, it learns that it was replaced.
+    agent.incarnations = earlier_incarnations(agent)
+    agent.incarnation = ''
   end
   agent.beat_obs = int(observed)
   index(agent, facets)

@@ -37,21 +37,24 @@ end
 local last_entry, reported_at
 local distributions, runs = observations('distribution'), observations('run:completed')
 local function completed(task, entry, started, result)
-  local begun = started or task.state == 'running' and call('HGET', task.key, 'started_at')
+  local begun = started or task.started_at or task.state == 'running' and call('HGET', task.key, 'started_at')
+  local ran, waited
   if begun then
     if entry ~= last_entry then
       last_entry, reported_at = entry, (entry_ms(entry))
     end
-    local took = reported_at - begun
-    runs[took] = (runs[took] or 0) + 1
+    ran = reported_at - begun
     local assigned = task.state == 'assigned' and assigned_at(task)
-    if assigned then
-      took = begun - assigned
-      distributions[took] = (distributions[took] or 0) + 1
-    end
+    waited = assigned and begun - assigned
   end
   unassign(task)
   close(task, 'completed', 'result', result, 'tasks:terminal', started)
+  if ran then
+    runs[ran] = (runs[ran] or 0) + 1
+  end
+  if waited then
+    distributions[waited] = (distributions[waited] or 0) + 1
+  end
   log_each('task.completed', task.id, 'agent_id', task.agent_id)
 end
 
@@ -124,6 +127,7 @@ local function settle(kind, caller, entry, i)
   end
   at = at ~= '' and at or nil
   if kind == 'completed' and task.has_alarm ~= '0' and is_too_late(task, entry) then
+    task.started_at = at or task.started_at
     end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
   elseif kind == 'completed' then
     completed(task, entry, at, data)

@@ -5,6 +5,9 @@
 -- ms, the upper bound of each bucket but the last; the same as in coord/models/statistics.py.
 local BOUNDS = { 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 1800000, 3600000 }
 
+-- ms, a year.
+local MOST_MS = 31536000000
+
 -- Adds observations, in ms; nil or false: the time is not known, and not counted. A batch gathers them by their time, of
 -- which it has few different ones, and finds the buckets at its end: its cost is a command for each bucket that it
 -- touches, not for each task.
@@ -31,7 +34,7 @@ local function write_histograms()
   for name, counts in pairs(observed) do
     local fields, sum = {}, nil
     for ms, count in pairs(counts) do
-      ms = ms > 0 and ms or 0 -- a clock may have been set back
+      ms = math.max(0, math.min(ms, MOST_MS)) -- a clock may have been set back, and an agent may say anything
       sum = (sum or 0) + ms * count
       local n = 1
       while BOUNDS[n] and ms > BOUNDS[n] do
