@@ -232,7 +232,7 @@ class Intake:
 
 
 def _is_answered_if_refused(fact: Any) -> bool:
-    """Return True if an agent is told of a refusal of its fact though it names no caller.
+    """Return True if an agent gets the refusal of its fact although it names no caller.
 
     A heartbeat is answered only if something is wrong, and a request by its reply, which never comes if it is refused.
     """

@@ -124,7 +124,7 @@ local function set_delivery(agent, delivery)
 end
 
 -- Records that an agent has polled its inbox: from now on nothing is pushed to it. One that reads its inbox from Redis
--- goes on doing so, whoever polls it.
+-- goes on doing so, and its polls are not counted.
 local function note_poll(agent, observed)
   if agent.delivery then
     set_delivery(agent, 'poll')
