@@ -52,6 +52,7 @@ class Beat(NamedTuple):
     at: float
     token: str
     interval_s: float
+    checked_at: float  #: when the registry last answered one, and so accepted the token
 
 
 class AckItem(NamedTuple):
@@ -132,20 +133,24 @@ class Inboxes:
             interval_s = int(interval) / 1000 if interval else BEAT_S
             beat = self._beats.get(agent_id)
             is_known = beat is not None and beat.token == token and status != b"stale" and delivery == b"poll"
-            if beat is None or not is_known or deaf is not None or monotonic() - beat.at >= beat.interval_s / 2:
+            is_due = beat is None or monotonic() - beat.checked_at >= beat.interval_s / 2
+            if is_due or not is_known or deaf is not None:
                 try:
-                    await self._beat(agent_id, token, interval_s, wait_s, was_checked=is_known)
+                    await self._beat(agent_id, token, interval_s, wait_s, beat if is_known else None)
                 except UnknownAgent:
                     raise AgentNotFound(f"Agent '{agent_id}' not found") from None
         return interval_s
 
-    async def _beat(self, agent_id: str, token: str, interval_s: float, wait_s: float, *, was_checked: bool) -> None:
+    async def _beat(self, agent_id: str, token: str, interval_s: float, wait_s: float, known: Beat | None) -> None:
+        """Append a heartbeat; ``known``: the last one, if its token was this one, which serves while none answers."""
         if len(self._beats) >= REMEMBERED:
             self._beats.clear()
         _, is_answered = await self._backend.append("in:beats", AgentHeartbeat(agent_id, polled=True), wait_s, token)
-        if not is_answered and not was_checked:
+        if not is_answered and known is None:
             raise ServerUnavailable("the registry has not answered; try again")
-        self._beats[agent_id] = Beat(monotonic(), token, interval_s)
+        now_s = monotonic()
+        checked_at = now_s if is_answered or known is None else known.checked_at
+        self._beats[agent_id] = Beat(now_s, token, interval_s, checked_at)
 
     async def poll(
         self,

@@ -286,6 +286,22 @@ async def test_an_inbox_needs_the_token_of_its_agent(at: CellProcesses, http: Ht
     assert [one["kind"] for one in entries] == ["task", "message"]
 
 
+async def test_a_revoked_token_ends_with_the_poll(at: CellProcesses, http: HttpCaller) -> None:
+    """⚠ The heartbeats of a waiting poll are not answered, so they do not prolong what is known of its token."""
+    for process in at.processes:
+        if process.name.startswith("registry"):
+            process.send(signal.SIGTERM)
+    await at.worker("registry", COORD_REQUIRE_TOKENS="on")
+    bearer = {"Authorization": f"Bearer {await at.client.admin.enrol('a1', timeout=30)}"}
+    body = {"agent_id": "a1", "agent_type": "worker", "heartbeat_interval": 1}
+    success(await http.post("/agents/register", body, **bearer))
+    success(await http.get("/agents/a1/inbox", **bearer))
+    polling = asyncio.create_task(http.get("/agents/a1/inbox?wait=2.2", **bearer))
+    await at.client.admin.revoke("a1", timeout=30)
+    await polling
+    assert_error(await http.get("/agents/a1/inbox", **bearer), 403, "token_invalid")
+
+
 async def is_placeable(at: CellProcesses, agent_id: str = "a1") -> bool:
     """Whether an agent may get work."""
     return bool(await at.redis.sismember(at.keys.of("agents:active"), agent_id))
