@@ -86,7 +86,7 @@ async def examine(
     Args:
         redis: an asyncio client that answers in bytes; it may be connected to a replica.
         keys: of the cell.
-        quiet: nothing changes, so one snapshot is enough.
+        quiet: nothing changes, so one snapshot is enough; a living agent that does nothing changes its health.
         trimmed: records of ended tasks may have been removed, so totals may be above the number of records.
         settings: of the cell's workers, for the maximum size of each stream.
 

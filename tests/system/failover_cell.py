@@ -90,8 +90,9 @@ class FailoverProcesses(CellProcesses):
         log = await events_of_tasks(self.redis, self.keys)
         ended = [one.fields["task_id"] for one in log if one.type.removeprefix("task.") in TERMINAL]
         assert len(ended) == len(set(ended))
-        report = await examine(self.redis, self.keys, quiet=True, trimmed=False)
+        report = await examine(self.redis, self.keys, trimmed=False)
         assert report.findings == []
+        assert report.compared
         assert report.tasks == len(ended)
         assert await self.redis.exists(self.keys.of("dead:in")) == 0
 

@@ -127,8 +127,9 @@ async def _chaos(at: CellProcesses, count: int, limit_s: float) -> None:
     _assert_outcomes(specs, records)
     _assert_explained(records, ran)
     assert sum(crowd.strikes.values()) >= 3
-    report = await examine(at.redis, at.keys, quiet=True, trimmed=False)
+    report = await examine(at.redis, at.keys, trimmed=False)
     assert report.findings == []
+    assert report.compared
     assert report.tasks == count
 
 

@@ -140,8 +140,9 @@ async def test_the_primary_is_killed_amid_messages(
         await at.settle_down()
         await _assert_copies(at, broadcasts, {*safe, *letters.acknowledged[resumed:]})
         assert await at.redis.zcard(at.keys.of("requests")) == 0
-        report = await examine(at.redis, at.keys, quiet=True, trimmed=False)
+        report = await examine(at.redis, at.keys, trimmed=False)
         assert report.findings == []
+        assert report.compared
         assert await at.redis.exists(at.keys.of("dead:in")) == 0
         assert all(process.alive for process in (answering, registry, *routers))
 
