@@ -1,4 +1,4 @@
-"""The tests: ordered by what they prove. An assertion that fails in a helper shows its values, as one in a test does."""
+"""The tests: ordered by what they prove. A failing assertion of a helper shows its values, as in a test."""
 
 from __future__ import annotations
 
