@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import msgspec
 from redis.asyncio import Redis
@@ -40,6 +40,19 @@ class Assignment(NamedTuple):
     body: Any
 
 
+class Entry(str):
+    """The id of an appended entry, which is unique in its stream only."""
+
+    __slots__ = ("stream",)
+    stream: str
+
+    def __new__(cls, entry: str, stream: str) -> Self:
+        """Keep the stream beside the id."""
+        made = super().__new__(cls, entry)
+        made.stream = stream
+        return made
+
+
 class Told(NamedTuple):
     """A submitted task: its id and its entry's."""
 
@@ -57,7 +70,7 @@ class Caller:
 
     async def tell(self, stream: str, fact: msgspec.Struct) -> str:
         """Append a fact; its entry id."""
-        return (await append(self.redis, self.keys, [Append(stream, fact, self.id)]))[0]
+        return Entry((await append(self.redis, self.keys, [Append(stream, fact, self.id)]))[0], stream)
 
     async def submit(
         self, count: int = 1, priority: Priority = Priority.NORMAL, *, task_type: str = "echo", **options: Any
@@ -65,7 +78,8 @@ class Caller:
         """Submit ``count`` tasks that any agent may do, in one round trip."""
         facts = [TaskSubmitted(task_id=new_id(), task_type=task_type, **options) for _ in range(count)]
         entries = await append(self.redis, self.keys, [Append(f"in:tasks:{priority}", one, self.id) for one in facts])
-        return [Told(fact.task_id, entry) for fact, entry in zip(facts, entries, strict=True)]
+        stream = f"in:tasks:{priority}"
+        return [Told(fact.task_id, Entry(entry, stream)) for fact, entry in zip(facts, entries, strict=True)]
 
     async def raw(self, stream: str, fields: Wire) -> str:
         """Append an entry as it is; its id."""
@@ -76,14 +90,18 @@ class Caller:
         pipe = self.redis.pipeline(transaction=True)
         for stream, fields in told:
             pipe.execute_command("XADD", self.keys.of(stream), "*", *(part for pair in fields.items() for part in pair))
-        return [entry.decode() for entry in await pipe.execute()]
+        return [Entry(raw.decode(), stream) for raw, (stream, _) in zip(await pipe.execute(), told, strict=True)]
 
     async def replies(self) -> list[Fields]:
         """Everything that this caller was told."""
         return [_text(fields) for _, fields in await entries(self.redis, self.keys.replies(self.id))]
 
     async def answer(self, entry: str, stream: str | None = None) -> Fields:
-        """The answer to a fact, waited for; facts on two streams may have the same entry id."""
+        """The answer to a fact, waited for; facts on two streams may have the same entry id.
+
+        ``stream``: of an id that none of the methods above returned; needed if the caller appended to several streams.
+        """
+        stream = entry.stream if isinstance(entry, Entry) else stream
 
         def is_it(reply: Fields) -> bool:
             return entry in reply.get("fact", "").split() and stream in {None, reply["stream"]}

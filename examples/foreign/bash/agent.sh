@@ -123,13 +123,14 @@ answered() { # stream facts code message
             "${token[@]}" >/dev/null
         master=''
     fi
-    shift
-    [[ " $1 " == *" $status_entry "* ]] && status_entry=''
-    [[ " $1 " == *" $left_entry "* ]] && left_entry=''
-    case $2 in
+    if [[ $1 == in:registry ]]; then # an entry id is unique in its stream only
+        [[ " $2 " == *" $status_entry "* ]] && status_entry=''
+        [[ " $2 " == *" $left_entry "* ]] && left_entry=''
+    fi
+    case $3 in
         '' | agent_not_found) ;; # agent_not_found: it has left already
         unknown_agent) register ;;
-        *) echo "$id: $2: $3" >&2; kill -- "-$job" 2>/dev/null; exit 1 ;;
+        *) echo "$id: $3: $4" >&2; kill -- "-$job" 2>/dev/null; exit 1 ;;
     esac
 }
 
