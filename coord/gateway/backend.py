@@ -488,6 +488,12 @@ class Backend:
         async with self.limited():
             return await self.client.stats()
 
+    async def agent_weights(self) -> dict[str, float]:
+        """Return the weight of each agent that may get work, if it is not 1."""
+        async with self.limited():
+            found = await self.client.agent_weights()
+        return {agent_id: weight for agent_id, weight in sorted(found.items()) if weight != 1}
+
     async def write_refusal(self) -> str:
         """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""
         return await self.client.write_refusal()
