@@ -8,17 +8,24 @@ more than an entry with one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 
 from coord.background import cancel_and_wait, run_once
-from coord.client.answers import Answer
+from coord.client.answers import Answer, Appended
 from coord.client.connection import ClientConnection
 from coord.client.submission import TaskEntry, group_tasks
-from coord.errors import CoordError, ServerUnavailable
+from coord.client.watcher import ANSWERS_KEPT
+from coord.errors import CoordError, ResultTimeout, ServerUnavailable
 from coord.streams import Append
 
 #: Maximum number of tasks in one round trip.
 TASKS = 500
+
+NOT_APPENDED = "the client was closed before it sent the task; nothing was appended"
+PERHAPS_APPENDED = "the client was closed before Redis had answered; Redis may have the task"
+WITHDRAWN = "Redis did not answer in time, and the task was not sent; nothing was appended"
+NOT_ANSWERED = "the wait for a distributor was ended; Redis has the task, and it waits for one"
 
 
 class Gathered:
@@ -28,18 +35,24 @@ class Gathered:
         entry_id: id of its entry, which several tasks may share; empty until it is appended.
     """
 
-    __slots__ = ("append", "entry_id", "future", "is_late")
+    __slots__ = ("append", "entry_id", "future", "is_late", "is_withdrawn")
 
     def __init__(self, append: Append, future: asyncio.Future[None]) -> None:
         self.append = append
         self.entry_id = ""
         self.future = future
         self.is_late = False
+        self.is_withdrawn = False
 
     def appended(self) -> asyncio.Future[None]:
-        """Return a new future that waits only for Redis, after the wait for an answer was interrupted."""
+        """Return a new future that waits only for Redis, after the wait for an answer was interrupted.
+
+        It raises ``ServerUnavailable`` if the task was withdrawn meanwhile.
+        """
         self.is_late = True
         self.future = asyncio.get_running_loop().create_future()
+        if self.is_withdrawn:
+            self.fail(ServerUnavailable(WITHDRAWN))
         return self.future
 
     def done(self) -> None:
@@ -63,6 +76,10 @@ class Gatherer:
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
         self._waiting: list[Gathered] = []
+        self._in_flight: Sequence[Gathered] = ()
+        #: Facts in Redis whose answer is expected: task id -> its submission.
+        self._unanswered: OrderedDict[Appended, dict[str, Gathered]] = OrderedDict()
+        self._is_closed = False
         self._sending: asyncio.Task[None] | None = None
 
     def add(self, append: Append) -> Gathered:
@@ -73,33 +90,50 @@ class Gatherer:
         submission whose future is cancelled before it is sent is withdrawn.
         """
         gathered = Gathered(append, asyncio.get_running_loop().create_future())
+        if self._is_closed:
+            gathered.fail(ServerUnavailable(NOT_APPENDED))
+            return gathered
         self._waiting.append(gathered)
         if self._sending is None or self._sending.done():
             self._sending = run_once("gatherer.send", self._send, self._fail_all)
         return gathered
 
     async def close(self) -> None:
-        """Stop sending; submissions that wait fail."""
+        """Stop sending; all submissions that wait fail, each with an error that says whether Redis has it."""
+        self._is_closed = True
         await cancel_and_wait(self._sending)
-        self._fail_all(ServerUnavailable("the client was closed before Redis had answered"))
+        self._fail_all(ServerUnavailable(NOT_APPENDED))
+        _fail(self._in_flight, ServerUnavailable(PERHAPS_APPENDED))
+        self.end_waits()
+
+    def end_waits(self) -> None:
+        """End the waits for a distributor with ``ResultTimeout``; what Redis does not have yet goes on to wait."""
+        unanswered, self._unanswered = self._unanswered, OrderedDict()
+        for waiting in unanswered.values():
+            _fail(waiting.values(), ResultTimeout(NOT_ANSWERED))
 
     def _fail_all(self, error: Exception) -> None:
         waiting, self._waiting = self._waiting, []
-        for gathered in waiting:
-            gathered.fail(error)
+        _fail(waiting, error)
 
     async def _send(self) -> None:
         while self._waiting:
             await asyncio.sleep(0)  # the other requests of this turn
             taken, self._waiting = self._waiting[:TASKS], self._waiting[TASKS:]
-            batch = [gathered for gathered in taken if not gathered.future.done()]
+            batch: list[Gathered] = []
+            for gathered in taken:
+                if gathered.future.done():
+                    gathered.is_withdrawn = True
+                else:
+                    batch.append(gathered)
             # Tasks that share an entry have the same stream and caller.
             batch.sort(key=lambda gathered: (gathered.append.stream, gathered.append.caller))
+            self._in_flight = batch
             try:
                 await self._append(batch)
             except Exception as error:  # noqa: BLE001 (every error must reach the callers that wait)
-                for gathered in batch:
-                    gathered.fail(error)
+                _fail(batch, error)
+            self._in_flight = ()
 
     async def _append(self, batch: Sequence[Gathered]) -> None:
         entries = self._entries([gathered.append for gathered in batch])
@@ -131,6 +165,10 @@ class Gatherer:
     def _expect(self, stream: str, entry_id: str, group: Sequence[Gathered]) -> None:
         """End the waits of a group when its answers arrive: one for all, or one for each task."""
         waiting = {_task_id(gathered): gathered for gathered in group}
+        fact = (stream, entry_id)
+        self._unanswered[fact] = waiting
+        if len(self._unanswered) > ANSWERS_KEPT:
+            self._unanswered.popitem(last=False)
 
         def receive(answer: Answer) -> bool:
             if answer.task_id:
@@ -143,7 +181,10 @@ class Gatherer:
                     gathered.done()
                 else:
                     gathered.fail(_copy(error))
-            return bool(answer.task_id and waiting)
+            if answer.task_id and waiting:
+                return True
+            self._unanswered.pop(fact, None)
+            return False
 
         self._connection.watcher.expect(stream, entry_id, receive)
 
@@ -151,6 +192,11 @@ class Gatherer:
 def _task_id(gathered: Gathered) -> str:
     task_id: str = gathered.append.fact.task_id  # type: ignore[attr-defined]
     return task_id
+
+
+def _fail(group: Iterable[Gathered], error: Exception) -> None:
+    for gathered in group:
+        gathered.fail(error)
 
 
 def _copy(error: CoordError) -> CoordError:

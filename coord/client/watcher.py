@@ -117,6 +117,11 @@ class Watcher:
         finally:
             del self._awaited_answers[answer]
 
+    def end_waits(self) -> None:
+        """End all waits for an answer as if their timeouts were over."""
+        for answer in list(self._awaited_answers):
+            answer.set_exception(TimeoutError())
+
     def expect(self, stream: str, entry_id: str, callback: AnswerCallback) -> None:
         """Call ``callback`` with each answer to a fact until it returns False; at once with those that came already."""
         self.start()

@@ -116,11 +116,26 @@ class GatewayApp:
                 response = _encoded(await self._handle(call, route))
             except Exception as error:  # noqa: BLE001 (every error gets a response; defects are logged)
                 response = _encoded(error_answer(call, error))
+            except asyncio.CancelledError:
+                response = self._cut_off(call)
             if response is not None:
                 await _send(call, response)
         finally:
             if counted:
                 self.gateway.active -= 1
+
+    def _cut_off(self, call: Call[Any, Any]) -> Response | None:
+        """Return the response to a request whose time is over because the gateway shuts down.
+
+        Raises:
+            CancelledError: something else has cancelled it.
+        """
+        task = asyncio.current_task()
+        if not self.gateway.closing.is_set() or task is None:
+            raise asyncio.CancelledError
+        task.uncancel()
+        message = "the gateway was shut down before the request was done; what it writes may have been written"
+        return _encoded(error_answer(call, RequestError("overloaded", message)))
 
     def _check_origin(self, call: Call[Any, Any]) -> None:
         """Refuse a request from a foreign web page."""

@@ -105,6 +105,7 @@ class Backend:
         self._client: Client | None = None
         self._gatherer: Gatherer | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._is_closing = False
         #: Called when the client disconnects.
         self.on_close: list[Callable[[], Awaitable[None]]] = []
 
@@ -121,6 +122,14 @@ class Backend:
             await self._gatherer.close()
         if self._client is not None:
             await self._client.close()
+
+    def end_waits(self) -> None:
+        """End the waits for workers as if their times were over: the gateway shuts down."""
+        self._is_closing = True
+        if self._gatherer is not None:
+            self._gatherer.end_waits()
+        if self._client is not None:
+            self._client.connection.watcher.end_waits()
 
     @property
     def client(self) -> Client:
@@ -309,7 +318,7 @@ class Backend:
                 answers = await self.client.cancel_many(ids, "the queue was cleared", timeout=left_s)
                 cleared += sum(answer == "accepted" for answer in answers.values())
                 cursor = page.next
-                if cursor is None or None in answers.values() or monotonic() >= deadline:
+                if cursor is None or None in answers.values() or monotonic() >= deadline or self._is_closing:
                     return ClearedQueue(cleared, complete=cursor is None and None not in answers.values())
 
     async def send(self, receiver_id: str, payload: Any, wait_s: float, options: Mapping[str, Any]) -> Appended:
@@ -478,6 +487,12 @@ class Backend:
         """Return the statistics of the cell."""
         async with self.limited():
             return await self.client.stats()
+
+    async def agent_weights(self) -> dict[str, float]:
+        """Return the weight of each agent that may get work, if it is not 1."""
+        async with self.limited():
+            found = await self.client.agent_weights()
+        return {agent_id: weight for agent_id, weight in sorted(found.items()) if weight != 1}
 
     async def write_refusal(self) -> str:
         """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""

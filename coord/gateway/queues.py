@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct
@@ -12,7 +13,7 @@ from coord.gateway.schemas import iso, now
 from coord.models.statistics import CellStatistics
 from coord.models.tasks import Priority, TaskState
 
-#: Agents among which the weights are read.
+#: Maximum number of weights in a response.
 MOST_WEIGHTS = 1_000
 
 
@@ -43,7 +44,7 @@ class LoadBalancerStats(Struct, frozen=True, kw_only=True):
     failed_assignments: int  #: planned, and not made: the agent had changed, or the task was gone
     success_rate: float  #: 1 without any
     active_agents: int
-    agent_weights: dict[str, float]  #: of the healthiest 1,000 agents that may get work, those that are not 1
+    agent_weights: dict[str, float]  #: of agents that may get work, those that are not 1; the first 1,000 by id
     avg_agent_load: float  #: tasks that an active agent holds, on average
 
     @classmethod
@@ -129,9 +130,8 @@ async def load_balancer_stats(call: Call[None, None]) -> LoadBalancerCounted:
 
 
 async def _weights(call: Call[Any, Any]) -> dict[str, float]:
-    """Return the weights of the healthiest agents that may get work, without those that are 1."""
-    page = await call.backend.discover(placeable=True, limit=MOST_WEIGHTS)
-    return {record.agent_id: record.weight for record in page.agents if record.weight != 1}
+    """Return the weights of agents that may get work, without those that are 1."""
+    return dict(islice((await call.gateway.scrapes.weights()).items(), MOST_WEIGHTS))
 
 
 async def sizes(call: Call[None, None]) -> QueueSizes:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from coord.gateway.body import check_decodable
 from coord.gateway.inboxes import Report
 from coord.gateway.routes import Answer, Call, written
 from coord.models.facts import (
+    Elapsed,
     Explanation,
     Lease,
     Name,
@@ -20,8 +21,6 @@ from coord.models.facts import (
     TaskReleased,
     TaskStarted,
 )
-
-Elapsed = Annotated[int, Meta(ge=0, le=31_536_000_000)]
 
 
 def _null() -> msgspec.Raw:

@@ -10,10 +10,7 @@ does.
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from contextlib import suppress
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -23,7 +20,10 @@ from coord.agent_token import MAX_LENGTH
 from coord.api_key import id_of_key
 from coord.gateway.backend import Backend
 from coord.gateway.callers import Caller
+from coord.gateway.draining import WAIT_S
 from coord.gateway.gateway import Gateway
+from coord.gateway.socket_protocol import SocketProtocol
+from coord.gateway.transports import abort, limit_unread
 from coord.models.tracing import is_traceparent
 
 #: Every path is served without a prefix and under this one.
@@ -52,21 +52,20 @@ class Connection(NamedTuple):
     send: Send
 
     def limit_unread(self, size: int) -> None:
-        """Limit the bytes that the system keeps for a caller that does not read; it would take megabytes."""
-        self._set_option(socket.SO_SNDBUF, size)
+        """Limit the bytes that the system keeps for a caller that does not read."""
+        if self._transport is not None:
+            limit_unread(self._transport, size)
 
     def abort(self) -> None:
         """Close the connection at once; what the caller has not read is dropped."""
         if self._transport is not None:
-            # Without this the system would keep what is unread for minutes.
-            self._set_option(socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._transport.abort()
+            abort(self._transport)
 
-    def _set_option(self, option: int, value: int | bytes) -> None:
-        """Set an option of the socket; of one that is closed, event loops raise one of these errors or another."""
-        if self._transport is not None:
-            with suppress(OSError, ValueError, AttributeError):
-                self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, option, value)
+    def allow_large_frames(self) -> None:
+        """Let the caller of a WebSocket send frames as large as the body of a request."""
+        protocol = getattr(self.receive, "__self__", None)
+        if isinstance(protocol, SocketProtocol):
+            protocol.allow_large_frames()
 
     @property
     def _transport(self) -> Any:
@@ -199,13 +198,14 @@ class Call(Generic[B, Q]):
 
     @property
     def wait_s(self) -> float:
-        """Seconds to wait for the answer of a worker: 0 with ``Prefer: respond-async``."""
+        """Seconds to wait for the answer of a worker: 0 with ``Prefer: respond-async``, few while it shuts down."""
         preferences = self.headers.get(b"prefer")
         if preferences is not None:
             is_async = "respond-async" in (one.strip() for one in preferences.decode("latin-1").lower().split(","))
             if is_async:
                 return 0
-        return self.gateway.settings.gateway_wait_s
+        wait_s = self.gateway.settings.gateway_wait_s
+        return min(wait_s, WAIT_S) if self.gateway.closing.is_set() else wait_s
 
 
 Handler: TypeAlias = Callable[[Call[Any, Any]], Awaitable["Struct | Answer | Stream | None"]]

@@ -1,16 +1,22 @@
-"""Reads the statistics of the cell for ``/metrics`` and the like: requests within a second share one read."""
+"""Reads the statistics of the cell for ``/metrics`` and the like: requests within some seconds share one read."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import Generic, TypeVar
 
 from coord.gateway.backend import Backend
 from coord.gateway.exposition import render
 from coord.models.statistics import CellStatistics
 
+T = TypeVar("T")
+
 #: Seconds for which a read is shared.
 SHARED_S = 1.0
+#: The same for the weights of the agents: a read costs a command for each agent, and weights rarely change.
+WEIGHTS_S = 10.0
 
 
 class Scrapes:
@@ -21,10 +27,10 @@ class Scrapes:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._reading: asyncio.Task[CellStatistics] | None = None
-        self._read_at = 0.0
+        self._statistics = _Shared(backend.stats, SHARED_S)
+        self._weights = _Shared(backend.agent_weights, WEIGHTS_S)
         self._rendered: dict[str, tuple[bytes, str]] = {}  # Accept -> metrics of the current read
+        self._rendered_of: CellStatistics | None = None
 
     async def statistics(self) -> CellStatistics:
         """Return the statistics of the cell, at most a second old.
@@ -32,12 +38,15 @@ class Scrapes:
         Raises:
             ServerUnavailable: Redis does not answer.
         """
-        reading = self._reading
-        if reading is None or (reading.done() and (_failed(reading) or monotonic() - self._read_at > SHARED_S)):
-            reading = self._reading = asyncio.create_task(self._backend.stats())
-            self._read_at = monotonic()
-            self._rendered = {}
-        return await asyncio.shield(reading)
+        return await self._statistics.get()
+
+    async def weights(self) -> dict[str, float]:
+        """Return the weight of each agent that may get work, if it is not 1; at most ten seconds old.
+
+        Raises:
+            ServerUnavailable: Redis does not answer.
+        """
+        return await self._weights.get()
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type.
@@ -49,13 +58,34 @@ class Scrapes:
             ServerUnavailable: Redis does not answer.
         """
         statistics = await self.statistics()
+        if statistics is not self._rendered_of or len(self._rendered) >= 8:
+            self._rendered, self._rendered_of = {}, statistics
         found = self._rendered.get(accept)
         if found is None:
-            if len(self._rendered) >= 8:
-                self._rendered = {}
             found = self._rendered[accept] = render(statistics, accept)
         return found
 
 
-def _failed(reading: asyncio.Task[CellStatistics]) -> bool:
+class _Shared(Generic[T]):
+    """A read that all requests within a time share."""
+
+    def __init__(self, read: Callable[[], Awaitable[T]], seconds: float) -> None:
+        self._read = read
+        self._seconds = seconds
+        self._reading: asyncio.Task[T] | None = None
+        self._read_at = 0.0
+
+    async def get(self) -> T:
+        """Return what was read; read again if it is too old, or if the last read failed."""
+        reading = self._reading
+        if reading is None or (reading.done() and (_failed(reading) or monotonic() - self._read_at > self._seconds)):
+            reading = self._reading = asyncio.create_task(self._run())
+            self._read_at = monotonic()
+        return await asyncio.shield(reading)
+
+    async def _run(self) -> T:
+        return await self._read()
+
+
+def _failed(reading: asyncio.Task[T]) -> bool:
     return reading.cancelled() or reading.exception() is not None

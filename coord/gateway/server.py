@@ -1,4 +1,4 @@
-"""Runs the gateway until shutdown: active requests get a limited time to finish."""
+"""Runs the gateway until shutdown: every request that it has accepted gets its response."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ from coord.config import Settings
 from coord.errors import ConfigError, CoordError
 from coord.gateway.app import GatewayApp, make_app
 from coord.gateway.backend import Backend
+from coord.gateway.draining import LINGER_S, WAIT_S, request_limit_s
 from coord.gateway.gateway import Gateway
 from coord.gateway.presence import Presence
 from coord.gateway.protocol import Protocol, sweep
+from coord.gateway.socket_protocol import SocketProtocol
 from coord.gateway.traced import TracedApp
 
 log = logs.get_logger()
 
-#: Seconds that active requests get at shutdown: longer than any wait of the gateway itself.
-SHUTDOWN_S = 10
-#: Seconds for which a connection without a request stays open at shutdown: a request may be on its way.
-LINGER_S = 1.0
 #: Maximum number of connections that wait to be accepted.
 BACKLOG = 2_048
 #: Number of open files, and so of connections, that the process asks the system for.
@@ -124,7 +122,7 @@ def _config(app: GatewayApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         TracedApp(app) if settings.tracing else app,
         http=Protocol,
-        ws="websockets-sansio",
+        ws=SocketProtocol,
         ws_max_size=settings.max_entry_bytes,
         ws_ping_timeout=120,  # a pong is read after the frames before it, each of which may wait for a worker
         ws_per_message_deflate=False,  # it costs 50 KiB of memory a connection
@@ -163,7 +161,10 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more connections, answer the requests that are there or on their way, close all connections."""
+        """Accept no more connections, answer the requests that are there or on their way, close all connections.
+
+        What waits for a worker is answered early: 202, an empty page, the end of a stream.
+        """
         for _ in range(3):
             await asyncio.sleep(0)  # connections that wait are accepted; uvloop makes their protocols a turn later
         for listener in (*self.servers, *(sockets or ())):
@@ -173,13 +174,17 @@ class _Server(uvicorn.Server):
             connection.shutdown()  # each response is the last one of its connection
         self._gateway.close()
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, waits_end_s = loop.time(), WAIT_S
+        limit_s = request_limit_s(self._gateway.settings)
         while self._is_busy() and not self.force_exit:
             await asyncio.sleep(0.05)
             waited = loop.time() - began
             if waited > LINGER_S:
                 sweep(self.server_state.connections, idle_s=LINGER_S)
-            if waited > SHUTDOWN_S:
+            if waited > waits_end_s:
+                self._gateway.backend.end_waits()
+                waits_end_s += WAIT_S
+            if waited > limit_s:
                 log.error("gateway.requests_cancelled", requests=len(self.server_state.tasks))
                 for task in self.server_state.tasks:
                     task.cancel()

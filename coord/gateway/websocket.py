@@ -23,7 +23,7 @@ from coord import codec, logs
 from coord.background import cancel_and_wait
 from coord.errors import CoordError
 from coord.gateway.access import count_frame
-from coord.gateway.agent_socket import ACTIONS, AgentSocket, InboxWanted
+from coord.gateway.agent_socket import ACTIONS, STALL_S, AgentSocket, InboxWanted
 from coord.gateway.body import decode
 from coord.gateway.errors import RequestError
 from coord.gateway.event_filter import EventFilter
@@ -31,6 +31,8 @@ from coord.gateway.event_hub import Listener
 from coord.gateway.events import UNREAD, EventsQuery
 from coord.gateway.failures import FrameError
 from coord.gateway.routes import Call
+from coord.gateway.socket_protocol import SHUTDOWN
+from coord.models.api_keys import CallerRole
 from coord.models.events import Position, decode_position
 
 log = logs.get_logger()
@@ -128,13 +130,17 @@ class EventSocket:
         self._sending = asyncio.create_task(self._send_events(listener))
 
     async def serve(self) -> None:
-        """Handle the frames of the caller until it disconnects."""
-        while True:
+        """Handle the frames of the caller until it disconnects or the gateway shuts down."""
+        closing = self._call.gateway.closing
+        while not closing.is_set():
             event = await self._connection.receive()
             if event["type"] == "websocket.disconnect":
-                return
+                break
             text = event.get("text")
             await self._handle(text if text is not None else event.get("bytes") or b"")
+        if closing.is_set():
+            reason = "the gateway shuts down; connect again"
+            await self._connection.send({"type": "websocket.close", "code": SHUTDOWN, "reason": reason})
 
     async def _handle(self, frame: str | bytes) -> None:
         found = FrameId()
@@ -184,14 +190,19 @@ class EventSocket:
             await self._answer(FrameAnswer(frame.id, ok=True, position=position))
 
     async def _answer(self, answer: FrameAnswer) -> None:
-        await self._send(codec.encode(answer).decode())
+        try:
+            with self._call.gateway.deadlines.limit(STALL_S):
+                await self._send(codec.encode(answer).decode())
+        except TimeoutError:  # it reads nothing
+            self._connection.abort()
 
     async def _send_events(self, listener: Listener) -> None:
         try:
             while (batch := await listener.next()) is not None:
                 for text in batch.texts:
                     await self._send(text)
-            await self._connection.send({"type": "websocket.close", "code": TRY_AGAIN, "reason": "connect again"})
+            if not self._call.gateway.closing.is_set():
+                await self._connection.send({"type": "websocket.close", "code": TRY_AGAIN, "reason": "connect again"})
         except OSError:
             return  # it has disconnected
         except Exception:
@@ -213,6 +224,8 @@ async def serve(call: Call[None, EventsQuery]) -> None:
         if (await call.connection.receive())["type"] != "websocket.connect":
             return
         call.connection.limit_unread(UNREAD)
+        if call.credential is None or call.credential.role.rank >= CallerRole.AGENT.rank:
+            call.connection.allow_large_frames()  # others only subscribe
         await call.connection.send({"type": "websocket.accept"})
         if listener is not None:
             socket.begin(listener)

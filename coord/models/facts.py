@@ -35,6 +35,8 @@ Names = Annotated[tuple[Text, ...], Meta(max_length=256)]
 Metrics = Annotated[dict[Text, float], Meta(max_length=64)]
 Lease = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 Explanation = Annotated[str, Meta(max_length=4096)]
+#: Milliseconds since a task was started, at most a year.
+Elapsed = Annotated[int, Meta(ge=0, le=31_536_000_000)]
 #: SHA-256 of an agent's token or of an API key: the text itself is in no fact.
 TokenDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
@@ -105,7 +107,7 @@ class TaskStarted(Struct, frozen=True, omit_defaults=True):
 
     task_id: Id
     lease: Lease
-    started_ms_ago: Annotated[int, Meta(ge=0)] = 0  #: ms before this entry was appended
+    started_ms_ago: Elapsed = 0  #: ms before this entry was appended
 
 
 class TaskProgressed(Struct, frozen=True, omit_defaults=True):
@@ -122,7 +124,7 @@ class TaskCompleted(Struct, frozen=True, omit_defaults=True):
     task_id: Id
     lease: Lease
     result: msgspec.Raw = msgspec.Raw(b"null")
-    started_ms_ago: Annotated[int, Meta(ge=0)] | None = None
+    started_ms_ago: Elapsed | None = None
 
 
 class TasksCompleted(Struct, frozen=True):
@@ -139,7 +141,7 @@ class TaskFailed(Struct, frozen=True, omit_defaults=True):
     code: Name = "handler_failed"
     message: Explanation = ""
     retryable: bool = True
-    started_ms_ago: Annotated[int, Meta(ge=0)] | None = None
+    started_ms_ago: Elapsed | None = None
     detail: msgspec.Raw = _NO_DETAIL  #: any JSON, for programs; more than ``DETAIL_BYTES`` are not kept
 
 
@@ -155,7 +157,7 @@ class TaskReleased(Struct, frozen=True, omit_defaults=True):
     lease: Lease
     reason: Explanation = ""
     code: Name = "released"
-    started_ms_ago: Annotated[int, Meta(ge=0)] | None = None  #: None: the task was not started
+    started_ms_ago: Elapsed | None = None  #: None: the task was not started
 
 
 class TaskCancelRequested(Struct, frozen=True, omit_defaults=True):

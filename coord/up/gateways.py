@@ -9,8 +9,9 @@ import msgspec
 
 from coord import logs
 from coord.config import Settings
+from coord.gateway.draining import process_limit_s
 from coord.gateway.server import bind, url_of
-from coord.up.programs import GATEWAY, GATEWAY_DRAIN_S, child_environ
+from coord.up.programs import GATEWAY, child_environ
 from coord.up.shutdown import Shutdown
 from coord.up.supervisor import GaveUp, ManagedProgram, ProgramEvent, Supervisor
 
@@ -52,7 +53,7 @@ def _program(settings: Settings, number: int, listener: socket.socket) -> Manage
         name=f"{GATEWAY}-{number}",
         command=(sys.executable, "-P", "-m", "coord.cli", "gateway", "--watch-stdin", "--listener", inherited),
         environ=child_environ(own),
-        drain_s=GATEWAY_DRAIN_S,
+        drain_s=process_limit_s(settings),
         descriptors=(listener.fileno(),),
     )
 

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 import msgspec
 
 from coord.config import Settings, to_environ, without_settings
+from coord.gateway.draining import process_limit_s
 from coord.up.supervisor import ManagedProgram
 
 #: The name of the gateway in the log.
 GATEWAY = "gateway"
-#: Seconds that the gateway gets to drain; it gives active requests 10 s.
-GATEWAY_DRAIN_S = 15.0
 
 
 def worker_programs(settings: Settings, workers: Mapping[str, int]) -> list[ManagedProgram]:
@@ -53,7 +52,8 @@ def kind_of(name: str) -> str:
 def gateway_program(settings: Settings) -> ManagedProgram:
     """Return the gateway process."""
     command = (sys.executable, "-P", "-m", "coord.cli", "gateway", "--watch-stdin")
-    return ManagedProgram(name=GATEWAY, command=command, environ=logged_environ(settings), drain_s=GATEWAY_DRAIN_S)
+    drain_s = process_limit_s(settings)
+    return ManagedProgram(name=GATEWAY, command=command, environ=logged_environ(settings), drain_s=drain_s)
 
 
 def logged_environ(settings: Settings) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from coord.client.gatherer import Gathered, Gatherer
 from coord.client.submission import checked_append
-from coord.errors import FactInvalid, FactTooLarge, IdConflict, ServerUnavailable, TaskRefused
+from coord.errors import FactInvalid, FactTooLarge, IdConflict, ResultTimeout, ServerUnavailable, TaskRefused
 from coord.models.tasks import Priority, Requirements, TaskSubmitted
 from tests.client.played_workers import PlayedWorkers
 from tests.waiting import wait_until
@@ -103,12 +103,59 @@ async def test_a_submission_that_is_cancelled_in_time_is_withdrawn(workers: Play
     assert not cancelled.entry_id
 
 
-async def test_without_redis_every_submission_fails(workers: PlayedWorkers, gatherer: Gatherer) -> None:
-    """Also those that wait when the client is closed; later ones too."""
-    waiting = add(gatherer, "t1")
+async def test_a_submission_that_was_withdrawn_says_so(workers: PlayedWorkers, gatherer: Gatherer) -> None:
+    """A caller that asks too late for the append gets an error, and does not wait for ever."""
+    withdrawn, sent = add(gatherer, "t1"), add(gatherer, "t2")
+    withdrawn.future.cancel()
+    await appended(sent)
+    with pytest.raises(ServerUnavailable, match="nothing was appended"):
+        await asyncio.wait_for(withdrawn.appended(), 20)
+
+
+async def test_a_closed_gatherer_ends_every_wait(
+    workers: PlayedWorkers, gatherer: Gatherer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each error says whether Redis has the task: answered by none, in flight, waiting, later."""
+    unanswered = add(gatherer, "t1")
+    await appended(unanswered)
+    sending = asyncio.Event()
+
+    async def append(_batch: Any) -> Any:
+        sending.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(gatherer._connection, "append", append)
+    in_flight = add(gatherer, "t2")
+    await sending.wait()
+    waiting = add(gatherer, "t3")
     await gatherer.close()
-    with pytest.raises(ServerUnavailable):
-        await waiting.future
+    later = add(gatherer, "t4")
+    for gathered, kind, why in (
+        (unanswered, ResultTimeout, "Redis has the task"),
+        (in_flight, ServerUnavailable, "Redis may have the task"),
+        (waiting, ServerUnavailable, "nothing was appended"),
+        (later, ServerUnavailable, "nothing was appended"),
+    ):
+        with pytest.raises(kind, match=why):
+            await asyncio.wait_for(gathered.future, 20)
+
+
+async def test_waits_for_a_distributor_end_early(workers: PlayedWorkers, gatherer: Gatherer) -> None:
+    """A gateway that shuts down does not wait for it; its answer is for nobody then, and later tasks wait again."""
+    first = add(gatherer, "t1")
+    await appended(first)
+    gatherer.end_waits()
+    with pytest.raises(ResultTimeout, match="Redis has the task"):
+        await first.future
+    second = add(gatherer, "t2")
+    await appended(second)
+    await workers.answer(first.entry_id)
+    await workers.answer(second.entry_id)
+    await asyncio.wait_for(second.future, 20)
+
+
+async def test_without_redis_every_submission_fails(workers: PlayedWorkers, gatherer: Gatherer) -> None:
+    """With the error of the connection."""
     await workers.client.close()
     late = add(gatherer, "t2")
     with pytest.raises(Exception, match="not open"):

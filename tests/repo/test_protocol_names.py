@@ -173,7 +173,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_a_table_that_differs_is_noticed() -> None:
     """The wording of types is not so coarse that it says nothing."""
-    assert Row("started_ms_ago", "integer ≥ 0", "none") in rows_of(
+    assert Row("started_ms_ago", "integer ≥ 0, ≤ 31,536,000,000", "none") in rows_of(
         next(one for one in TYPE_OF if TYPE_OF[one] == "task.failed")
     )
     assert rows("`task.started`") != rows("`task.failed`")

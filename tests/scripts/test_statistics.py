@@ -85,6 +85,20 @@ async def test_a_retry_waits_from_its_own_time(cell: Cell) -> None:
     assert (await statistics(cell)).wait[Priority.NORMAL].count == 2
 
 
+@pytest.mark.parametrize("kind", ["failed", "released", "expired"])
+async def test_an_absence_of_the_coordinator_is_no_run_time(cell: Cell, kind: str) -> None:
+    """A report ends the run at the time at which the agent appended it, however late a distributor reads it."""
+    await cell.register()
+    await cell.submit("t1", at=START, **({"deadline": START + 30} if kind == "expired" else {}))
+    assert await cell.dispatch() == "ASSIGNED"
+    cell.now = START + 60
+    report = await cell.reported("completed" if kind == "expired" else kind, "t1", started_ms_ago=40)
+    cell.now = START + 3_600_000
+    assert await cell.word(cell.scripts.settle([report])) == "OK"
+    found = await histograms(cell)
+    assert (found[f"run:{kind}:50"], found[f"run:{kind}:sum"]) == (1, 40)
+
+
 async def test_a_batch_writes_each_bucket_once(cell: Cell) -> None:
     """A batch of many tasks sends a command for each bucket, not for each task."""
     await cell.register(capacity=100)

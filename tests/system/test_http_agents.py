@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,18 @@ async def test_a_revoked_token_ends_with_the_poll(at: CellProcesses, http: HttpC
 async def is_placeable(at: CellProcesses, agent_id: str = "a1") -> bool:
     """Whether an agent may get work."""
     return bool(await at.redis.sismember(at.keys.of("agents:active"), agent_id))
+
+
+async def test_the_statistics_have_the_weights_of_agents_that_may_get_work(at: CellProcesses, http: HttpCaller) -> None:
+    """Those that are not 1; not that of an agent that has not polled."""
+    for agent_id, weight in (("a1", 3.0), ("a2", 1.0), ("a3", 0.5), ("a4", 7.0)):
+        await register(http, agent_id, weight=weight)
+        if agent_id != "a4":
+            assert await poll(http, agent_id, 0) == []
+            await wait_until(partial(is_placeable, at, agent_id), "the agent may get work")
+    for path in ("/load-balancer/stats", "/tasks/status"):
+        stats = success(await http.get(path))["stats"]
+        assert stats.get("load_balancer_stats", stats)["agent_weights"] == {"a1": 3.0, "a3": 0.5}
 
 
 async def test_a_gateway_that_shuts_down_answers_its_polls(at: CellProcesses, http: HttpCaller) -> None:

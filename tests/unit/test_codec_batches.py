@@ -106,6 +106,7 @@ def test_a_lease_that_does_not_fit_is_named_in_a_batch_as_well(bad: str) -> None
         (b'{"task_id":"a b","lease":"%s"}', "$.completed[1].task_id"),
         (b'{"task_id":"t1","lease":"x%s"}', "$.completed[1].lease"),
         (b'{"task_id":"t1","lease":"%s","started_ms_ago":-1}', "$.completed[1].started_ms_ago"),
+        (b'{"task_id":"t1","lease":"%s","started_ms_ago":31536000001}', "$.completed[1].started_ms_ago"),
         (b'{"task_id":"t1","lease":"%s","result":{]}', "byte"),
         (b'"%s"', "$.completed[1]"),
     ],

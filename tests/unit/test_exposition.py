@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from typing import Any, cast
 
 import pytest
@@ -125,7 +126,13 @@ class PlayedBackend:
         await asyncio.sleep(0)
         if self.fails:
             raise ServerUnavailable("Redis is away")
-        return STATISTICS
+        return copy(STATISTICS)
+
+    async def agent_weights(self) -> dict[str, float]:
+        """Return the weights after a moment."""
+        self.reads += 1
+        await asyncio.sleep(0)
+        return {"a1": 2.0}
 
 
 async def test_scrapes_of_a_second_share_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +147,21 @@ async def test_scrapes_of_a_second_share_one_read(monkeypatch: pytest.MonkeyPatc
     assert backend.reads == 1
     now[0] += scrapes.SHARED_S + 0.1
     assert await shared.metrics("") is not first
+    assert backend.reads == 2
+
+
+async def test_weights_are_read_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost a command for each agent: many requests share one read, and those of the statistics do without."""
+    now = [100.0]
+    monkeypatch.setattr(scrapes, "monotonic", lambda: now[0])
+    backend = PlayedBackend()
+    shared = Scrapes(cast("Backend", backend))
+    assert await asyncio.gather(*[shared.weights() for _ in range(50)]) == [{"a1": 2.0}] * 50
+    now[0] += scrapes.WEIGHTS_S - 0.1
+    await shared.weights()
+    assert backend.reads == 1
+    now[0] += 0.2
+    await shared.weights()
     assert backend.reads == 2
 
 

@@ -14,7 +14,18 @@ from uvicorn.server import ServerState
 from coord.config import Settings
 from coord.gateway.app import make_app
 from coord.gateway.backend import Backend
-from coord.gateway.protocol import HEAD_BYTES, HEAD_S, HEADERS, IDLE_S, Protocol
+from coord.gateway.draining import HEAD_S
+from coord.gateway.protocol import (
+    DRAINED_STREAM_S,
+    HEAD_BYTES,
+    HEADERS,
+    IDLE_S,
+    PIPELINED,
+    READ_BYTES,
+    READ_S,
+    RESPOND,
+    Protocol,
+)
 from tests.waiting import wait_until
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -22,14 +33,12 @@ TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
 
 
 class Host:
-    """Connections of a gateway that never finds Redis."""
+    """Connections of an app."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, app: Any) -> None:
         self.state = ServerState()
         self.connections: list[Protocol] = []
-        self._config = uvicorn.Config(
-            make_app(Backend(settings), settings), lifespan="off", access_log=False, ws="none"
-        )
+        self._config = uvicorn.Config(app, lifespan="off", access_log=False, ws="websockets-sansio")
 
     def protocol(self) -> Protocol:
         """Return the protocol of a new connection."""
@@ -71,10 +80,64 @@ class Link:
         self._writer.close()
 
 
+class HeldApp:
+    """Responds to /held once it may; to /large with much; to /stream with a stream."""
+
+    def __init__(self) -> None:
+        self.may_respond = asyncio.Event()
+        self.began: list[str] = []
+        self.ended: list[str] = []  #: with the last event that they received
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Respond to a request."""
+        path = scope["path"]
+        self.began.append(path)
+        if path == "/held":
+            responding = asyncio.create_task(self.may_respond.wait())
+            receiving = asyncio.create_task(_disconnected(receive))
+            await asyncio.wait({responding, receiving}, return_when=asyncio.FIRST_COMPLETED)
+            self.ended.append("gone" if receiving.done() else "answered")
+            receiving.cancel()
+            responding.cancel()
+        if path == "/stream":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(24):
+                await send({"type": "http.response.body", "body": b"x" * 1024 * 1024, "more_body": True})
+            return
+        body = json.dumps({"path": path, "more": "x" * (24 * 1024 * 1024 if path == "/large" else 0)}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        if not scope[RESPOND](200, headers, body):
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+
+async def _disconnected(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 @pytest.fixture
 async def link(settings: Settings) -> AsyncIterator[Link]:
-    """A connection."""
-    host = Host(settings)
+    """A connection to a gateway that never finds Redis."""
+    async for opened in _link(make_app(Backend(settings), settings)):
+        yield opened
+
+
+@pytest.fixture
+def held() -> HeldApp:
+    """An app that responds when the test lets it."""
+    return HeldApp()
+
+
+@pytest.fixture
+async def held_link(held: HeldApp) -> AsyncIterator[Link]:
+    """A connection to it."""
+    async for opened in _link(held):
+        yield opened
+
+
+async def _link(app: Any) -> AsyncIterator[Link]:
+    host = Host(app)
     server = await asyncio.get_running_loop().create_server(host.protocol, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     await wait_until(lambda: bool(host.state.connections), "the connection is accepted")
@@ -139,9 +202,9 @@ async def test_a_slow_head_is_refused(link: Link) -> None:
     """At its limit of time, and not before."""
     await link.send(LIVE[:20])
     await wait_until(lambda: link.protocol._in_head, "the head has begun")
-    link.protocol.sweep(later(HEAD_S / 2))
+    link.protocol.sweep(later(HEAD_S / 2), IDLE_S)
     assert not link.protocol.transport.is_closing()
-    link.protocol.sweep(later(HEAD_S + 1))
+    link.protocol.sweep(later(HEAD_S + 1), IDLE_S)
     status, _, body = await link.answer()
     assert (status, body["code"]) == (b"HTTP/1.1 408 Request Timeout\r\n", "head_timeout")
 
@@ -150,9 +213,9 @@ async def test_an_idle_connection_is_closed(link: Link) -> None:
     """After its last response, and not while it is served."""
     await link.send(LIVE)
     await link.answer()
-    link.protocol.sweep(later(IDLE_S / 2))
+    link.protocol.sweep(later(IDLE_S / 2), IDLE_S)
     assert not link.protocol.transport.is_closing()
-    link.protocol.sweep(later(IDLE_S + 1))
+    link.protocol.sweep(later(IDLE_S + 1), IDLE_S)
     assert await link.is_closed()
 
 
@@ -183,3 +246,99 @@ async def test_a_response_to_head_has_no_body(link: Link) -> None:
     assert head.startswith(b"HTTP/1.1 200")
     await link.send(LIVE)
     assert (await link.answer())[2]["status"] == "healthy"
+
+
+def get(path: str, headers: bytes = b"") -> bytes:
+    """Return a GET request."""
+    return b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % (path.encode(), headers)
+
+
+UPGRADE = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [
+        (b"nonsense\r\n\r\n", b"400"),
+        (get("/held")[:-2] + b"X: " + b"x" * HEAD_BYTES + b"\r\n\r\n", b"431"),
+        (b"POST /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n", b"400"),
+        (get("/held", UPGRADE), b"400"),
+        (get("/held") * (PIPELINED + 1), b"503"),
+    ],
+    ids=["no HTTP", "a large head", "a broken body", "a WebSocket", "too many"],
+)
+async def test_an_invalid_request_hides_no_earlier_response(
+    held_link: Link, held: HeldApp, second: bytes, status: bytes
+) -> None:
+    """The response to the request before it is whole, then it is refused, then the connection ends."""
+    await held_link.send(get("/held"))
+    await wait_until(lambda: held.began == ["/held"], "the first request is at work")
+    await held_link.send(second)
+    await wait_until(lambda: held_link.protocol._is_refused, "the second request is refused")
+    held_link.protocol.sweep(later(HEAD_S), IDLE_S)
+    held.may_respond.set()
+    answers = [await held_link.answer() for _ in range(1 + second.count(get("/held")[:-2]) * (status == b"503"))]
+    assert answers[0][0].startswith(b"HTTP/1.1 200")
+    assert answers[0][2]["path"] == "/held"
+    refused = await held_link.answer() if status != b"503" else answers[-1]
+    assert refused[0].split()[1] == status
+    assert refused[1][b"connection"] == b"close"
+    assert (b"retry-after" in refused[1]) == (status == b"503")
+    assert await held_link.is_closed()
+
+
+async def test_a_body_that_breaks_after_its_response_gets_no_second_one(held_link: Link) -> None:
+    """It would be taken for the response to the next request."""
+    await held_link.send(b"POST /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert (await held_link.answer())[0].startswith(b"HTTP/1.1 200")
+    await held_link.send(b"nonsense\r\n")
+    assert await held_link.is_closed()
+
+
+async def test_the_request_at_work_learns_that_its_connection_is_lost(held_link: Link, held: HeldApp) -> None:
+    """Also if another request waits behind it, which is not begun then."""
+    await held_link.send(get("/held"))
+    await wait_until(lambda: held.began == ["/held"], "the first request is at work")
+    await held_link.send(get("/held"))
+    await wait_until(lambda: bool(held_link.protocol.pipeline), "the second request waits")
+    held_link.protocol.transport.abort()
+    await wait_until(lambda: held.ended == ["gone"], "the first request has ended")
+    assert held.began == ["/held"]
+
+
+async def test_a_caller_that_does_not_read_is_cut_off(held_link: Link, held: HeldApp) -> None:
+    """The request that waits for it ends; before the limit of time it goes on."""
+    await held_link.send(get("/large") + get("/after"))
+    await wait_until(lambda: held.began == ["/large", "/after"], "the second request is at work")
+    assert held_link.protocol.flow.write_paused
+    held_link.protocol.sweep(later(READ_S / 2), IDLE_S)
+    assert not held_link.protocol.transport.is_closing()
+    held_link.protocol.sweep(later(READ_S + 1), IDLE_S)
+    await wait_until(lambda: not held_link.protocol.tasks, "the second request has ended")
+
+
+async def test_a_caller_that_reads_slowly_gets_everything(held_link: Link) -> None:
+    """As long as it reads a minimum in each interval."""
+    await held_link.send(get("/large"))
+    await wait_until(lambda: held_link.protocol.flow.write_paused, "the caller has much to read")
+    transport = held_link.protocol.transport
+    for interval in range(1, 4):
+        unsent = transport.get_write_buffer_size()
+        while transport.get_write_buffer_size() > unsent - READ_BYTES:
+            await held_link._reader.readexactly(64 * 1024)
+        held_link.protocol.sweep(later(interval * (READ_S + 1)), IDLE_S)
+        assert not transport.is_closing()
+
+
+async def test_a_stream_has_its_own_limit_until_the_shutdown(held_link: Link) -> None:
+    """Its hub knows what a listener has taken; a shutdown does not wait for it."""
+    await held_link.send(get("/stream"))
+    await wait_until(lambda: held_link.protocol.flow.write_paused, "the caller has much to read")
+    held_link.protocol.sweep(later(READ_S + 1), IDLE_S)
+    assert not held_link.protocol.transport.is_closing()
+    held_link.protocol.shutdown()
+    held_link.protocol.sweep(later(DRAINED_STREAM_S + 1), IDLE_S)
+    await wait_until(lambda: not held_link.protocol.tasks, "the stream has ended")

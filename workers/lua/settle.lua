@@ -20,7 +20,8 @@
 --   stays); STALE (the lease is not known, nothing changed); GONE (the entry was handled before); ERROR <why> (not
 --   consumed)
 -- Events in log:tasks: task.started, task.completed, and those of the end of an attempt
--- Histograms: distribution, from the assignment to the start by the agent; run:completed, from there to the report
+-- Histograms: distribution, from the assignment to the start by the agent; run:completed and those of the end of an
+--   attempt, from there to the report
 -- Events in log:progress: task.progressed, at most one for each task and second. The record has every value; the event
 --   has a value of up to 1 KiB as `data`, of a larger one only its `bytes`
 local STREAM = 'in:reports'
@@ -35,15 +36,19 @@ end
 
 -- The last entry, and the time at which it was appended; many reports share an entry.
 local last_entry, reported_at
+local function reported_ms(entry)
+  if entry ~= last_entry then
+    last_entry, reported_at = entry, (entry_ms(entry))
+  end
+  return reported_at
+end
+
 local distributions, runs = observations('distribution'), observations('run:completed')
 local function completed(task, entry, started, result)
   local begun = started or task.started_at or task.state == 'running' and call('HGET', task.key, 'started_at')
   local ran, waited
   if begun then
-    if entry ~= last_entry then
-      last_entry, reported_at = entry, (entry_ms(entry))
-    end
-    ran = reported_at - begun
+    ran = reported_ms(entry) - begun
     local assigned = task.state == 'assigned' and assigned_at(task)
     waited = assigned and begun - assigned
   end
@@ -128,7 +133,7 @@ local function settle(kind, caller, entry, i)
   at = at ~= '' and at or nil
   if kind == 'completed' and task.has_alarm ~= '0' and is_too_late(task, entry) then
     task.started_at = at or task.started_at
-    end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
+    end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false, nil, reported_ms(entry))
   elseif kind == 'completed' then
     completed(task, entry, at, data)
   elseif kind == 'started' then
@@ -149,7 +154,8 @@ local function settle(kind, caller, entry, i)
       redirect(task, ARGV[i + 7], ARGV[i + 8])
       kind = 'released'
     end
-    end_attempt(task, kind, code, message, retryable == '1', kind == 'failed' and data or nil)
+    local detail = kind == 'failed' and data or nil
+    end_attempt(task, kind, code, message, retryable == '1', detail, reported_ms(entry))
   end
   answer(caller, STREAM, entry)
   return 'OK'

@@ -110,15 +110,15 @@ end
 -- Ends an attempt that has no result; there is no other way. `how`: failed, timed_out, agent_lost and lease_lost count
 -- against max_attempts, and the next attempt avoids this agent. released counts against max_releases if the agent had started the task. recalled, and released
 -- before the start, never fail a task. cancelled and expired end the task. `detail`: opaque JSON for the error of a task
--- that failed.
-local function end_attempt(task, how, code, message, retryable, detail)
+-- that failed. `ended_at`: ms at which the attempt ended, if that was before now: no coordinator may have run meanwhile.
+local function end_attempt(task, how, code, message, retryable, detail, ended_at)
   load_rest(task)
   local lane = unassign(task)
   if UNKNOWN_TO_AGENT[how] and call('XDEL', lane, task.entry) == 0 then
     order_stop(task.agent_id, task.id, task.lease, message)
   end
   record_attempt(task, how, code, message)
-  observe('run:' .. how, task.started_at and now - task.started_at)
+  observe('run:' .. how, task.started_at and (ended_at or now) - task.started_at)
   if how == 'expired' then
     expired(task)
     return
