@@ -47,7 +47,7 @@ class SettingChange(Struct, frozen=True):
     task_type: str | None  #: None: for all tasks
     value: str | None  #: None: it was reset
     before: str | None  #: None: it was not set
-    by: str  #: who made it: user@host of the command line, or what the caller gave
+    by: str  #: who made it: ``user@host`` of the command line, or what the caller gave
     caller: str  #: id of the client; '' if it gave none
 
 

@@ -111,6 +111,7 @@ async def test_it_sends_heartbeats_and_is_deaf_until_its_loop_is_free(
         assert "agent.loop_free" in "".join(capfd.readouterr())
 
 
+@pytest.mark.guarantee("blocked-event-loop")
 async def test_it_lists_its_leases(server: EmbeddedServer, coordinator: PlayedCoordinator) -> None:
     """The request is answered from the thread, and deleted; the latest one counts."""
     async with blocking_agent(server.url, coordinator.settings):
@@ -129,6 +130,7 @@ async def test_it_lists_its_leases(server: EmbeddedServer, coordinator: PlayedCo
         await wait_until(is_empty, "no order waits")
 
 
+@pytest.mark.guarantee("blocked-event-loop")
 async def test_it_sends_heartbeats_if_its_loop_is_blocked_before_the_registry_answers(
     server: EmbeddedServer, redis: Redis, settings: Settings
 ) -> None:
@@ -153,6 +155,7 @@ async def test_a_message_handler_that_blocks_is_named(
         assert "on_message" in "".join(capfd.readouterr()).split("handler=")[1].split()[0]
 
 
+@pytest.mark.guarantee("blocked-event-loop")
 async def test_a_blocked_agent_is_not_lost_and_gets_nothing_new(cell: RunningCell) -> None:
     """It blocks for many times its timeout; a second task waits until the loop is free, and each runs once."""
     async with (

@@ -89,6 +89,7 @@ async def test_a_process_that_stood_still_is_not_deaf() -> None:
     assert not any(check.is_deaf() for _ in range(100)), "not before the limit, whatever the number of beats"
 
 
+@pytest.mark.guarantee("deaf-agent")
 async def test_an_agent_whose_reader_hangs_says_so_gets_nothing_and_is_healed(
     cell: RunningCell, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ def in_a_minute() -> int:
     return int(time.time() * 1000) + 60_000
 
 
+@pytest.mark.guarantee("handlers-that-wait")
 async def test_a_handler_that_waits_for_another_sender_does_not_block_its_message(
     agent: Agent, coordinator: PlayedCoordinator
 ) -> None:
@@ -63,6 +64,7 @@ async def test_handlers_in_threads_of_different_senders_run_at_the_same_time(
     await wait_until(lambda: len(handled) == 2, "both are handled")
 
 
+@pytest.mark.guarantee("handlers-that-wait")
 async def test_a_reply_does_not_wait_for_the_message_whose_handler_awaits_it(
     agent: Agent, coordinator: PlayedCoordinator
 ) -> None:
@@ -86,6 +88,7 @@ async def test_a_reply_does_not_wait_for_the_message_whose_handler_awaits_it(
     assert handled == ["reply", "first", "second"]
 
 
+@pytest.mark.guarantee("order-of-handling")
 async def test_the_messages_of_each_sender_keep_their_order(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """Also of the messages that are not held in memory, and when the first of them fails once."""
     handled: dict[str, list[int]] = {}

@@ -31,6 +31,7 @@ async def wait_until_empty(coordinator: PlayedCoordinator) -> None:
     await wait_until(is_empty, "all messages are deleted")
 
 
+@pytest.mark.guarantee("messages-put-off")
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_a_message_is_put_off_until_its_task_is_back(
     agent: Agent, coordinator: PlayedCoordinator, is_async: bool
@@ -101,6 +102,7 @@ async def test_only_the_handler_that_puts_a_message_off_gets_it_again(
     assert calls == ["first", "second", "second", "second", "third"]
 
 
+@pytest.mark.guarantee("messages-put-off")
 async def test_the_next_process_gets_a_message_that_is_put_off(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """It stays in the inbox while the agent leaves, and does not hold up the end."""
     calls: list[str] = []

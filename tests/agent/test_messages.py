@@ -25,6 +25,7 @@ def in_a_minute() -> int:
     return int(time.time() * 1000) + 60_000
 
 
+@pytest.mark.guarantee("expired-before-handler")
 async def test_a_message_is_not_handled_after_its_expiry(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """By the server's time; its entry is left to the router, which records that it expired unread."""
     got: list[str] = []
@@ -46,6 +47,7 @@ async def test_a_message_is_not_handled_after_its_expiry(agent: Agent, coordinat
     assert left[b"id"] == b"stale"
 
 
+@pytest.mark.guarantee("expired-during-handler")
 async def test_a_message_that_expires_while_it_is_handled_is_deleted_then(
     agent: Agent, coordinator: PlayedCoordinator
 ) -> None:
@@ -95,6 +97,7 @@ async def test_a_message_without_a_handler_is_deleted(agent: Agent, coordinator:
     await wait_until(empty, "it is deleted")
 
 
+@pytest.mark.guarantee("failing-message-handler")
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize(
     "error", [ValueError("odd"), StopIteration(1), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError("own")]
@@ -153,6 +156,7 @@ async def test_a_log_line_that_cannot_be_written_stops_no_message(
     assert got == ["bad", "bad", "bad", "good"]
 
 
+@pytest.mark.guarantee("expired-before-handler")
 async def test_a_message_comes_while_handlers_of_tasks_have_all_threads(
     agent: Agent, coordinator: PlayedCoordinator
 ) -> None:

@@ -83,6 +83,7 @@ async def alone(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
     server.kill()
 
 
+@pytest.mark.guarantee("errors-of-calls")
 @pytest.mark.parametrize(("error", "kind", "words"), FAILURES, ids=lambda one: getattr(one, "__name__", str(one)[:20]))
 def test_what_a_read_meets_with(error: Exception, kind: type[CoordError], words: str) -> None:
     """Each has a sentence that names the problem."""
@@ -100,6 +101,7 @@ def test_a_write_is_translated_likewise(error: Exception, kind: type[CoordError]
     assert write_failure(refused) is refused
 
 
+@pytest.mark.guarantee("errors-of-calls")
 @pytest.mark.parametrize("read", READS)
 async def test_every_read_of_a_busy_server_says_so(alone: EmbeddedServer, settings: Settings, read: str) -> None:
     """A server in a script that does not end answers BUSY to whatever it is asked."""

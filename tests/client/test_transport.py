@@ -205,6 +205,7 @@ def _socket_to(server: EmbeddedServer) -> Any:
     return sock
 
 
+@pytest.mark.guarantee("slow-server")
 @LOOPS
 def test_a_stall_of_this_process_is_no_silence_of_the_server(
     server: EmbeddedServer, loop_factory: Callable[[], Any]
@@ -329,6 +330,7 @@ async def test_the_system_looks_whether_the_other_side_is_there() -> None:
     listener.close()
 
 
+@pytest.mark.guarantee("half-open-connections")
 def test_every_process_notices_silence_within_three_seconds() -> None:
     """BLOCK and the timeout of an answer together; an answer that takes 2 s longer than its BLOCK is no alarm."""
     settings = Settings()

@@ -53,6 +53,7 @@ async def retried(workers: PlayedWorkers, task_id: str) -> TaskHandle:
     return await asking
 
 
+@pytest.mark.guarantee("outcome-of-this-submission")
 async def test_the_failure_before_a_retry_is_not_its_outcome(
     workers: PlayedWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +101,7 @@ async def test_an_outcome_that_was_lost_with_the_replies_is_found_though_time_we
         assert await one.result(timeout=5) == 1
 
 
+@pytest.mark.guarantee("outcome-of-this-submission")
 async def test_a_record_of_another_submission_is_not_taken_for_this_ones(workers: PlayedWorkers) -> None:
     """Another client used the id first: while no distributor has read this submission, nothing is known of it."""
     await workers.record("same", "completed", result=b"1")
@@ -125,6 +127,7 @@ async def answered_unread(workers: PlayedWorkers, code: str = "") -> TaskHandle:
     return handle
 
 
+@pytest.mark.guarantee("outcome-of-this-submission")
 async def test_a_conflict_that_was_told_is_read_before_the_record_counts(workers: PlayedWorkers) -> None:
     """The submission was consumed, and its answer lies among the replies that are still to be read."""
     handle = await answered_unread(workers, "id_conflict")

@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 #: Words that end one command and begin another.
 BETWEEN = frozenset({"|", "||", "&", "&&", ";"})
+#: Words of the shell before a command.
+KEYWORDS = frozenset({"until", "do", "done"})
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def split(line: str, number: int = 0) -> list[Command]:
 
 def _command(words: list[str], number: int) -> Command:
     variables: dict[str, str] = {}
-    rest = list(words)
+    rest = words[1:] if words[0] in KEYWORDS else list(words)
     while rest and re.fullmatch(r"[A-Z][A-Z0-9_]*=.*", rest[0], re.DOTALL):
         name, _, value = rest.pop(0).partition("=")
         variables[name] = value

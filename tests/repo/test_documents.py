@@ -11,16 +11,17 @@ from coord import config
 from tests.commands import is_known, parse
 from tests.repo.documents import ROOT, Command, blocks, commands, inline, links
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: The documents whose commands a newcomer types.
 TYPED = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("command-line", "getting-started", "http", "operating", "programs")),
+    *sorted((ROOT / "docs" / "how-to").glob("*.md")),
 ]
 #: Programs of others that a document may name.
 OTHERS = frozenset({
-    ".", "cat", "cd", "chmod", "curl", "docker", "git", "grep", "install", "jq", "kill", "pip", "printf", "prometheus",
-    "promtool", "redis-cli", "seq", "sleep", "systemctl", "xargs",
+    ".", "cat", "cd", "chmod", "cp", "curl", "docker", "git", "grep", "install", "jq", "kill", "kubectl", "mkdir",
+    "pip", "printf", "prometheus", "promtool", "redis-cli", "rm", "seq", "sleep", "systemctl", "valkey-server", "xargs",
 })  # fmt: skip
 #: In inline code: words of a command that stand for something.
 COMMAND_WORDS = re.compile(r"coord( [a-z]+)*")

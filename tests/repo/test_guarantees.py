@@ -1,47 +1,43 @@
-"""docs/guarantees.md: every promise names the tests that inject its faults, and they exist."""
+"""docs/guarantees.md: every promise names its fault and has tests, which the markers of the tests say."""
 
 from __future__ import annotations
 
-import ast
-import re
-from pathlib import Path
-
 import pytest
 
-TESTS = Path(__file__).parents[1]
-DOCUMENT = TESTS.parent / "docs" / "guarantees.md"
-#: A link to a test: its name, and its file below ``tests``.
-TEST = re.compile(r"\[`(\w+)`\]\(\.\./tests/([\w/]+\.py)\)")
+from tests.guarantees_table import MARKER, PAGE, ROW, MarkedTest, marked_tests, page, proving
+from tests.repo.documents import ROOT
+
+#: anchor, promise (empty: that of the row above), fault and tests of each row.
+ROWS = [found.groups() for found in ROW.finditer(PAGE.read_text())]
 
 
-def rows() -> list[list[str]]:
-    """The rows of all tables without their heads: promise, fault, tests."""
-    lines = [line.strip("|").split("|") for line in DOCUMENT.read_text().splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line] for line in lines]
-    return [row for row in cells if row[0] != "promise" and set(row[0]) != {"-"}]
+def test_the_page_is_current() -> None:
+    """The tests of each row are those with its marker."""
+    assert PAGE.read_text() == page(), "docs/guarantees.md is not current: run scripts/guarantees_table"
 
 
-def named() -> list[tuple[str, str]]:
-    """Every test that is named, with its file, once."""
-    return list(dict.fromkeys(TEST.findall(DOCUMENT.read_text())))
+def test_every_row_is_read() -> None:
+    """Each has an anchor of its own, and a fault; a table does not begin with the rest of another promise."""
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    assert len(ROWS) == sum(not line.startswith(("| promise |", "|---")) for line in lines) > 130
+    assert len({name for name, *_ in ROWS}) == len(ROWS)
+    assert [name for name, _, fault, _ in ROWS if not fault] == []
+    begins = [lines[number + 2] for number, line in enumerate(lines) if line.startswith("| promise |")]
+    assert [line for line in begins if "</a> |" in line] == []
 
 
-@pytest.mark.parametrize(("test", "file"), named())
-def test_a_test_that_is_named_exists(test: str, file: str) -> None:
-    """As a function or method of that file that pytest would collect, and that runs without ``--long``."""
-    tree = ast.parse((TESTS / file).read_text())
-    found = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
-    (function,) = [one for one in found if one.name == test]
-    assert test.startswith("test_")
-    marks = [ast.unparse(one) for one in function.decorator_list]
-    assert "pytest.mark.long" not in marks
+@pytest.mark.parametrize("guarantee", [name for name, *_ in ROWS])
+def test_a_guarantee_has_a_test(guarantee: str) -> None:
+    """One that runs without ``--long``, so in every run of the gate."""
+    tests = proving(guarantee)
+    assert tests, f'no test is marked with {MARKER}("{guarantee}")'
+    assert [one.name for one in tests if one.is_long] == []
 
 
-def test_every_promise_has_a_fault_and_a_test() -> None:
-    """Each row names both; a promise goes on in the rows below it whose first cell is empty."""
-    assert len(rows()) > 20
-    for row in rows():
-        assert len(row) == 3, row
-        assert row[1], row
-        assert TEST.fullmatch(row[2].split(" ")[0]), row
-    assert rows()[0][0]
+@pytest.mark.parametrize("test", marked_tests(), ids=lambda test: test.name)
+def test_a_marker_has_a_row(test: MarkedTest) -> None:
+    """Each name is the anchor of a row; pytest would collect the function."""
+    known = {name for name, *_ in ROWS}
+    where = test.file.relative_to(ROOT)
+    assert [name for name in test.guarantees if name not in known] == [], f"{where}: {test.name} has no row"
+    assert test.name.startswith("test_")

@@ -119,6 +119,7 @@ async def test_submitting_what_has_ended_tells_the_outcome_again(cell: Cell) -> 
     assert (told["type"], told["task_id"], told["data"]) == ("task.completed", "t1", '{"ok":true}')
 
 
+@pytest.mark.guarantee("retention")
 async def test_a_full_backlog_refuses(cell: Cell) -> None:
     """A refused task is a record without body that its index owns, counted apart; its caller is told."""
     cell.change_settings(max_backlog_tasks=2)
@@ -215,6 +216,7 @@ async def test_a_cancel_that_came_first_wins(cell: Cell, deadline: int | None) -
     assert await cell.admit(submission) == ["GONE"]
 
 
+@pytest.mark.guarantee("no-task-past-its-deadline")
 @pytest.mark.parametrize("run_at", [None, FAR])
 @pytest.mark.parametrize("was_refused", [False, True])
 async def test_a_deadline_that_has_passed_ends_it_at_once(cell: Cell, was_refused: bool, run_at: int | None) -> None:
@@ -333,6 +335,7 @@ async def test_an_entry_that_is_turned_down_whole_is_not_answered_ok(cell: Cell)
     assert await cell.is_consumed("in:tasks:normal")
 
 
+@pytest.mark.guarantee("lists-of-facts")
 async def test_an_entry_of_which_one_fails_is_not_consumed(cell: Cell) -> None:
     """⚠ The others are admitted, once: tried again, they are duplicates, and the entry goes when all of it is done."""
     together = await submitted_together(cell, "t1", "t2", "t3", caller="c1")

@@ -20,6 +20,7 @@ async def held(cell: Cell, **options: Any) -> None:
     await cell.run_alarms()
 
 
+@pytest.mark.guarantee("work-in-time-counts")
 @pytest.mark.parametrize("limit", ["timeout", "deadline", "cancel"])
 @pytest.mark.parametrize("read", [False, True])
 async def test_a_result_that_waits_is_read_first(cell: Cell, limit: str, read: bool) -> None:
@@ -87,6 +88,7 @@ async def test_an_attempt_ends_in_time_while_the_distributor_is_at_work(cell: Ce
     assert 4_000 <= passed <= 4_300
 
 
+@pytest.mark.guarantee("work-in-time-counts")
 @pytest.mark.parametrize("jump", [3_600_000, -3_600_000])
 async def test_a_jump_of_the_servers_clock_ends_no_attempt(cell: Cell, jump: int) -> None:
     """⚠ And limits still hold afterwards: timeouts, claims, the grace of a cancel."""
@@ -103,6 +105,7 @@ async def test_a_jump_of_the_servers_clock_ends_no_attempt(cell: Cell, jump: int
     raise AssertionError("the attempt has no end any more")
 
 
+@pytest.mark.guarantee("deadline-of-results")
 @pytest.mark.parametrize(("late", "state"), [(0, "completed"), (1, "expired")])
 async def test_a_deadline_is_judged_by_the_entry_of_the_report(cell: Cell, late: int, state: str) -> None:
     """⚠ At the deadline a result still counts, a millisecond later it does not, whenever it is read."""

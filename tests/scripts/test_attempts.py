@@ -29,6 +29,7 @@ async def test_a_failure_is_retried_after_a_rest(cell: Cell) -> None:
     assert (await cell.logged())[-1] == "task.retried"
 
 
+@pytest.mark.guarantee("retry-elsewhere")
 @pytest.mark.parametrize("end", ["fail", "time out", "lose"])
 async def test_a_retry_avoids_the_agents_of_the_failed_attempts(cell: Cell, end: str) -> None:
     """The last one first, each once, at most eight; the task waits in the named queue of its pool."""
@@ -164,6 +165,7 @@ async def test_released_work_does_not_count_as_an_attempt(cell: Cell) -> None:
     assert [one.how for one in task.attempts] == ["released"] * 3
 
 
+@pytest.mark.guarantee("returns-never-fail-a-task")
 async def test_what_was_not_started_never_fails_for_its_returns(cell: Cell) -> None:
     """⚠ A release by an agent that did not start the task counts for nothing but the wait before the next one."""
     cell.change_settings(max_releases=2)

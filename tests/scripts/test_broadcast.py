@@ -102,6 +102,7 @@ async def test_every_recipient_gets_one_copy(cell: Cell) -> None:
         assert 3_500_000 < await cell.redis.pttl(cell.keys.of(key)) <= 3_660_000
 
 
+@pytest.mark.guarantee("broadcast-recipients")
 async def test_a_list_that_was_frozen_stays(cell: Cell) -> None:
     """The router that takes over in the middle finds other agents, and delivers to the rest of the first list."""
     ids = await agents(cell, 8)
@@ -136,6 +137,7 @@ async def test_the_same_broadcast_again(cell: Cell) -> None:
     assert await cell.is_consumed("in:messages:normal")
 
 
+@pytest.mark.guarantee("broadcast-dead-letters")
 async def test_a_full_inbox_is_a_dead_letter_of_one_recipient(cell: Cell) -> None:
     """The others get it; the dead letter can be replayed when there is room. An unknown agent is another one."""
     cell.change_settings(inbox_entries=1)
@@ -163,6 +165,7 @@ async def test_a_full_inbox_is_a_dead_letter_of_one_recipient(cell: Cell) -> Non
     assert await copies(cell, 2) == [["b1"], ["x", dead_id]]
 
 
+@pytest.mark.guarantee("broadcast-dead-letters")
 async def test_a_broken_inbox_fails_one_recipient_only(cell: Cell) -> None:
     """⚠ An inbox of a wrong type in the middle of a chunk: the others get one copy each."""
     ids = await agents(cell, 3)
@@ -238,6 +241,7 @@ async def test_the_recipients_are_read_in_pages(cell: Cell) -> None:
     assert [one.status.value for one in found] == ["read", "delivered", "delivered"] + ["delivering"] * 5
 
 
+@pytest.mark.guarantee("read-of-broadcasts")
 async def test_a_copy_that_nobody_read_is_not_taken_for_read(cell: Cell) -> None:
     """One agent read its copy; one left and was removed with its inbox; the copies of the others expire there."""
     ids = await agents(cell, 4)
@@ -283,6 +287,7 @@ async def test_a_broadcast_is_part_of_its_conversation(cell: Cell) -> None:
     ]
 
 
+@pytest.mark.guarantee("limits-of-broadcasts")
 async def test_a_storm_of_broadcasts_ends_at_its_limits(cell: Cell) -> None:
     """⚠ Agents that answer each broadcast with another one: it is sent to nobody, and its sender learns the path."""
     cell.change_settings(hop_limit=2, conversation_messages=4)

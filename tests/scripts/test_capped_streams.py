@@ -85,6 +85,7 @@ FILL = {
 }
 
 
+@pytest.mark.guarantee("capped-streams")
 @pytest.mark.parametrize("name", FILL)
 async def test_a_stream_is_capped_by_bytes(cell: Cell, name: str) -> None:
     """Each keeps at least half of its cap and never more than it; the newest entries stay; its size is known."""
@@ -111,6 +112,7 @@ async def test_a_stream_is_capped_by_bytes(cell: Cell, name: str) -> None:
     assert sum(len(k) + len(v) for _, fields in since for k, v in fields.items()) == int(bytes_)
 
 
+@pytest.mark.guarantee("capped-streams")
 async def test_a_batch_that_is_larger_than_the_cap_is_cut_as_well(cell: Cell) -> None:
     """Sections begin inside a batch too: a single call never leaves more than the cap."""
     cell.change_settings(**SMALL)
@@ -129,6 +131,7 @@ async def test_a_batch_that_is_larger_than_the_cap_is_cut_as_well(cell: Cell) ->
     assert (await cell.stream("dead:in"))[-1]["reason"] == "199"
 
 
+@pytest.mark.guarantee("capped-streams")
 async def test_a_stream_without_a_size_is_counted_from_then_on(cell: Cell) -> None:
     """Left by an earlier version, or damaged: what was there before goes as soon as the sections after it are full."""
     key = cell.keys.of("dead:in")
@@ -185,6 +188,7 @@ async def test_a_large_result_lies_in_redis_once(cell: Cell, size: int, *, is_in
     assert await cell.redis.hget(cell.keys.task("t1"), "result") == result
 
 
+@pytest.mark.guarantee("streamed-progress")
 async def test_progress_is_logged_once_a_second(cell: Cell) -> None:
     """The record has the newest value at once; a new attempt is logged from its first report on."""
     await cell.register()
@@ -219,6 +223,7 @@ async def test_large_progress_is_logged_by_its_size(cell: Cell) -> None:
     assert len((await cell.task()).progress) == 240_000
 
 
+@pytest.mark.guarantee("streamed-progress")
 async def test_progress_pushes_out_no_other_event(cell: Cell) -> None:
     """However much is reported, what happened to the task is still in its log."""
     cell.change_settings(**SMALL)

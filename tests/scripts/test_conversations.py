@@ -85,6 +85,7 @@ async def test_a_storm_ends_at_the_hop_limit_with_its_path(two: Cell) -> None:
     assert await volley(two, 18) == "LOOP"
 
 
+@pytest.mark.guarantee("limits-of-conversations")
 @pytest.mark.parametrize("leaves_out", ["caused_by", "reply_to", "names a root", "replies to a root"])
 async def test_no_sender_can_shorten_its_chain(two: Cell, leaves_out: str) -> None:
     """⚠ Either field is enough, the deeper one counts, and another conversation does not restart the chain."""
@@ -101,6 +102,7 @@ async def test_no_sender_can_shorten_its_chain(two: Cell, leaves_out: str) -> No
         assert await volley(two, number, **options) == expected
 
 
+@pytest.mark.guarantee("limits-of-conversations")
 async def test_a_conversation_has_a_budget(two: Cell) -> None:
     """⚠ Also one without a chain, such as a fan-out; a dead letter shows the path, and other conversations go on."""
     two.change_settings(conversation_messages=3)

@@ -19,6 +19,7 @@ async def is_placeable(cell: Cell) -> bool:
     return bool(await cell.redis.sismember(cell.keys.of("agents:active"), "a1"))
 
 
+@pytest.mark.guarantee("deaf-agent")
 async def test_a_deaf_agent_is_not_placeable_until_a_beat_says_otherwise(cell: Cell) -> None:
     """Its status stays, its record says why, and every view follows; a heartbeat that repeats it changes nothing."""
     await cell.register()

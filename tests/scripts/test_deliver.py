@@ -63,6 +63,7 @@ async def test_the_same_message_again_has_one_effect(cell: Cell) -> None:
     assert [one for _, one in await cell.answers()] == ["ok"] * 2
 
 
+@pytest.mark.guarantee("answers-to-their-caller")
 async def test_entries_of_two_lanes_may_have_one_id(cell: Cell) -> None:
     """⚠ Appended in one millisecond: each answer names its stream, and those of two streams are not told as one."""
     await cell.register()
@@ -130,6 +131,7 @@ async def test_an_entry_ahead_of_the_clock_expires_in_time(cell: Cell) -> None:
     assert await cell.redis.pttl(cell.keys.message("m1")) <= 3_660_000
 
 
+@pytest.mark.guarantee("retention")
 async def test_a_full_inbox(cell: Cell) -> None:
     """One deaf agent cannot fill the server; its lane has no room and the sender is told."""
     cell.change_settings(inbox_entries=2)
@@ -162,6 +164,7 @@ async def receipt(cell: Cell) -> Any:
     return json.loads((await cell.stream("replies:c1"))[-1]["data"])
 
 
+@pytest.mark.guarantee("unread-messages-stay-visible")
 async def test_an_agent_that_has_left_gets_nothing(cell: Cell) -> None:
     """A dead letter that says so; it can be replayed when the agent is back."""
     await cell.register()
@@ -193,6 +196,7 @@ async def test_a_long_message_is_kept_as_long_as_it_lives(cell: Cell) -> None:
     assert DAY < await cell.redis.pttl(cell.keys.message("m1")) <= 2 * DAY + 3_600_000
 
 
+@pytest.mark.guarantee("retention")
 async def test_dead_letters_are_bounded(cell: Cell) -> None:
     """By count, the oldest first with their records, and by age."""
     cell.change_settings(dead_in_entries=2)
@@ -207,6 +211,7 @@ async def test_dead_letters_are_bounded(cell: Cell) -> None:
     assert await cell.redis.zrange(cell.keys.of("messages:dead"), 0, -1) == [b"m9"]
 
 
+@pytest.mark.guarantee("live-records-stay")
 async def test_a_message_that_is_no_dead_letter_is_kept(cell: Cell) -> None:
     """⚠ The index of dead letters may name an earlier life of the id: the record of the delivered message stays."""
     await cell.redis.zadd(cell.keys.of("messages:dead"), {"m1": START - 8 * DAY})

@@ -156,6 +156,7 @@ def with_cell(server: EmbeddedServer, work: Callable[[Cell], Awaitable[None]]) -
     asyncio.run(run())
 
 
+@pytest.mark.guarantee("discovery")
 @LITTLE
 @given(
     history=st.lists(STEPS, min_size=8, max_size=30),
@@ -198,6 +199,7 @@ def test_what_is_found_is_what_the_records_say(
     with_cell(valkey_server, work)
 
 
+@pytest.mark.guarantee("discovery")
 @LITTLE
 @given(
     changes=st.lists(st.lists(STEPS, max_size=3), min_size=6, max_size=6), limit=st.integers(1, 3), walks=st.booleans()

@@ -72,6 +72,7 @@ async def test_only_an_active_agent_is_given_work(cell: Cell) -> None:
     assert await cell.state() == "queued"
 
 
+@pytest.mark.guarantee("stale-plans")
 async def test_a_plan_on_an_older_rev_is_not_carried_out(cell: Cell) -> None:
     """⚠ CHANGED when the agent is not as the plan saw it: it may lack now what the task requires."""
     await cell.register()
@@ -106,6 +107,7 @@ async def test_an_agent_without_capacity_gets_nothing(cell: Cell) -> None:
     assert await cell.dispatch() == "FULL"
 
 
+@pytest.mark.guarantee("priority")
 async def test_tasks_go_by_aged_priority(cell: Cell) -> None:
     """A low task is overtaken by normal ones submitted within 60 s after it, and by no later one."""
     await cell.register(capacity=9)
@@ -152,6 +154,7 @@ async def test_a_timeout_bounds_the_attempt_from_its_assignment(cell: Cell) -> N
     assert await cell.redis.zcard(cell.keys.of("alarms")) == 0
 
 
+@pytest.mark.guarantee("no-task-past-its-deadline")
 async def test_nobody_is_given_what_has_expired(cell: Cell) -> None:
     """⚠ Its alarm may ring later than an agent has room: it ends, and the one behind it goes in its place."""
     await cell.register(capacity=3)

@@ -36,6 +36,7 @@ async def test_the_task_that_the_plan_names_is_assigned(cell: Cell) -> None:
     assert not await cell.redis.hexists(cell.keys.of("counters"), "plans_late")
 
 
+@pytest.mark.guarantee("named-tasks")
 async def test_a_task_that_another_distributor_has_assigned_is_gone(cell: Cell) -> None:
     """⚠ It is assigned once; the slot that was planned for it is free again."""
     await cell.register(capacity=3)
@@ -50,6 +51,7 @@ async def test_a_task_that_another_distributor_has_assigned_is_gone(cell: Cell) 
     assert await queries.list_waiting_pools(cell.redis, cell.keys, {}) == (2, [])
 
 
+@pytest.mark.guarantee("named-tasks")
 @pytest.mark.parametrize("what", ["cancelled", "expired", "moved", "unknown", "foreign"])
 async def test_a_task_that_does_not_wait_in_the_queue_is_gone(cell: Cell, what: str) -> None:
     """Its id does not stay in the queue, where it would be planned for ever."""

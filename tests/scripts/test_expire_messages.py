@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.scripts.cell import DAY, START, Cell
 from tests.scripts.test_redeliver import redeliver
 
@@ -17,6 +19,7 @@ async def states(cell: Cell, *message_ids: str) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.guarantee("unread-messages-stay-visible")
 async def test_an_unread_message_becomes_a_dead_letter(cell: Cell) -> None:
     """Out of the inbox, where it would take up room; not a moment too early. It can be replayed."""
     await cell.register()
@@ -34,6 +37,7 @@ async def test_an_unread_message_becomes_a_dead_letter(cell: Cell) -> None:
     assert (await cell.logged("messages"))[-1] == "message.dead"
 
 
+@pytest.mark.guarantee("read-is-true")
 async def test_a_message_that_was_read_stays_so(cell: Cell) -> None:
     """Whether its inbox is empty, or holds older or newer entries."""
     await cell.register()
@@ -76,6 +80,7 @@ async def test_a_copy_expires_for_its_own_recipient(cell: Cell) -> None:
     assert await cell.redis.zcard(cell.keys.of("messages:dead")) == 0
 
 
+@pytest.mark.guarantee("read-is-true")
 async def test_a_replayed_message_is_not_ended_by_its_first_life(cell: Cell) -> None:
     """⚠ It has another entry and another expiry."""
     await cell.register()
@@ -89,6 +94,7 @@ async def test_a_replayed_message_is_not_ended_by_its_first_life(cell: Cell) -> 
     assert await cell.expire_messages() == (1, 1)
 
 
+@pytest.mark.guarantee("unread-messages-stay-visible")
 async def test_nothing_unread_disappears_with_its_agent(cell: Cell) -> None:
     """⚠ A message that outlives the record of its receiver becomes a dead letter; many in several steps."""
     await cell.register()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
@@ -49,6 +50,7 @@ async def handled(cell: Cell, facts: list[tuple[str, Any]], order: list[int]) ->
     return await cell.agent()
 
 
+@pytest.mark.guarantee("latest-facts")
 @effort(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(facts=FACTS, data=st.data())
 def test_the_latest_fact_of_each_kind_counts_in_any_order(
@@ -74,6 +76,7 @@ def test_the_latest_fact_of_each_kind_counts_in_any_order(
     )
 
 
+@pytest.mark.guarantee("latest-facts")
 async def test_an_earlier_status_counts_after_a_refresh_and_an_earlier_departure_does_not(cell: Cell) -> None:
     """⚠ Another registry was quicker with the refresh: the agent is busy as it said, and it has not left."""
     await cell.register()

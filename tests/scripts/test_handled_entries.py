@@ -173,6 +173,7 @@ async def furnished(cell: Cell) -> None:
     await cell.run(cell.scripts.dead_letter("router", [letter]))
 
 
+@pytest.mark.guarantee("one-effect-per-entry")
 @pytest.mark.parametrize("make", MAKES, ids=lambda make: str(make.__name__))
 async def test_what_a_sibling_has_handled_is_not_done_again(cell: Cell, make: Make) -> None:
     """⚠ The entry was consumed between this worker's read and its script: nothing changes and nobody is answered."""
@@ -199,6 +200,7 @@ async def test_the_same_call_has_its_effect_while_the_entry_is_there(cell: Cell,
     assert await cell.dump(stream) != before
 
 
+@pytest.mark.guarantee("one-effect-per-entry")
 async def test_a_forgotten_task_is_not_admitted_again(cell: Cell) -> None:
     """⚠ Admitted, done, and purged by others while this distributor stood still: it is not run a second time."""
     cell.trimmed = True

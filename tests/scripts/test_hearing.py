@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from coord.models.tasks import Lane
 from tests.scripts.cell import Cell
 
@@ -35,6 +37,7 @@ async def is_placeable(cell: Cell) -> bool:
     return bool(await cell.redis.sismember(cell.keys.of("agents:active"), "a1"))
 
 
+@pytest.mark.guarantee("unread-inbox")
 async def test_an_agent_that_leaves_its_inbox_unread_loses_health_and_unstarted_work(cell: Cell) -> None:
     """⚠ It sends every heartbeat, claims nothing and reports nothing: its unclaimed task goes back, with the reason."""
     await cell.register(interval_ms=INTERVAL)
@@ -60,6 +63,7 @@ async def test_an_agent_that_leaves_its_inbox_unread_loses_health_and_unstarted_
     assert task.attempts[0].message == "its agent sends heartbeats and does not read its inbox"
 
 
+@pytest.mark.guarantee("unread-inbox")
 async def test_it_returns_when_it_has_emptied_its_inbox(cell: Cell) -> None:
     """The next heartbeat after it has deleted the order: active, healthy, placeable."""
     await cell.register(interval_ms=INTERVAL)
@@ -94,6 +98,7 @@ async def test_a_refresh_after_it_has_read_its_inbox_ends_it_too(cell: Cell) -> 
     assert await is_placeable(cell)
 
 
+@pytest.mark.guarantee("unread-inbox")
 async def test_a_message_whose_handler_takes_long_is_no_sign(cell: Cell) -> None:
     """⚠ Its entry stays until the handler has ended, and the agent reads on: it is asked again, and hears."""
     await cell.register(interval_ms=INTERVAL)
@@ -121,6 +126,7 @@ async def test_an_empty_inbox_and_a_new_entry_ask_nothing(cell: Cell) -> None:
     assert await probes(cell) == []
 
 
+@pytest.mark.guarantee("unread-inbox")
 async def test_a_process_that_was_frozen_has_three_heartbeats_to_read(cell: Cell) -> None:
     """⚠ Its first heartbeat afterwards may be earlier than its first read: the time alone proves nothing."""
     await cell.register(interval_ms=INTERVAL)

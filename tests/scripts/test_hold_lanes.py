@@ -51,6 +51,7 @@ async def test_one_router_holds_all_lanes(idle: Cell) -> None:
     assert await idle.logged("control") == ["lane.taken"] * 4
 
 
+@pytest.mark.guarantee("shared-lanes")
 @pytest.mark.parametrize(("count", "shares"), [(2, [2, 2]), (3, [1, 1, 2]), (4, [1] * 4), (6, [0, 0, 1, 1, 1, 1])])
 async def test_routers_share_the_lanes_evenly(idle: Cell, count: int, shares: list[int]) -> None:
     """Those that hold more than their share give up lanes; then nothing changes any more."""
@@ -70,6 +71,7 @@ async def test_who_leaves_is_replaced_at_once(idle: Cell) -> None:
     assert await idle.redis.zcard(idle.keys.of("lanes:routers")) == 1
 
 
+@pytest.mark.guarantee("shared-lanes")
 async def test_a_silent_router_loses_its_lanes(idle: Cell) -> None:
     """Not before the time of its lease has passed, in which another one has called; its own next call says so."""
     lost = (await hold(idle, "r1")).leases
@@ -82,6 +84,7 @@ async def test_a_silent_router_loses_its_lanes(idle: Cell) -> None:
     assert (await hold(idle, "r1")).leases == {}
 
 
+@pytest.mark.guarantee("shared-lanes")
 @pytest.mark.parametrize("change", [3_600_000, -3_600_000])
 async def test_no_lane_is_lost_while_nobody_can_call(idle: Cell, change: int) -> None:
     """The clock stands still while Redis is away and when the server's time is changed: there is time to call again."""
@@ -109,6 +112,7 @@ async def test_lanes_are_held_again_after_a_flush(idle: Cell) -> None:
     assert held == {"r1": ALL}
 
 
+@pytest.mark.guarantee("order-over-routers")
 async def test_a_batch_under_a_lost_lease_changes_nothing(cell: Cell) -> None:
     """⚠ A router that stood still while another one took the lane: NOT_HELD for each message, and all are left."""
     await cell.register()

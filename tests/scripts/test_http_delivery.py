@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.scripts.cell import Cell
 
 INTERVAL = 5_000
@@ -51,6 +53,7 @@ async def test_an_agent_that_has_not_polled_is_listed_and_gets_nothing(cell: Cel
     assert not await is_placeable(cell)
 
 
+@pytest.mark.guarantee("http-agents-read")
 async def test_the_first_poll_makes_it_placeable_and_the_end_of_polls_ends_it(cell: Cell) -> None:
     """⚠ Heartbeats without polls are not enough: after its patience it gets nothing new, until it polls again."""
     await register(cell, "poll")

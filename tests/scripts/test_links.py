@@ -45,6 +45,7 @@ async def data(cell: Cell) -> Any:
     return json.loads((await cell.stream("replies:c1"))[-1]["data"])
 
 
+@pytest.mark.guarantee("protocols")
 @pytest.mark.on_fakeredis
 async def test_a_link_needs_the_consent_of_both(trio: Cell) -> None:
     """A request waits; the other agent finds it in its inbox, accepts, and the first one learns of it."""
@@ -86,6 +87,7 @@ async def test_a_refusal_names_the_rule_and_the_next_step(trio: Cell) -> None:
     assert await trio.stream("inbox:b:normal") == []
 
 
+@pytest.mark.guarantee("hierarchy")
 async def test_each_change_has_one_effect(trio: Cell) -> None:
     """⚠ A repeated fact changes nothing and tells nobody again."""
     for kind, agent, other in (("request", "a", "b"), ("accept", "b", "a"), ("remove", "a", "b")):
@@ -166,6 +168,7 @@ async def test_the_hierarchy_allows_one_step(trio: Cell, sender: str, receiver: 
     assert await trio.last_answer() == ("ok" if word == "DELIVERED" else "not_in_hierarchy")
 
 
+@pytest.mark.guarantee("subordinates-once")
 async def test_a_message_to_all_subordinates(trio: Cell) -> None:
     """Each has a copy at one moment; the receipt and the record say to whom it went, and who did not get it."""
     assert await trio.deliver("m0", sender="a", receiver="subordinates", protocol="hierarchical") == "FORBIDDEN"
@@ -204,6 +207,7 @@ async def test_a_message_to_all_that_none_can_get_is_a_dead_letter(trio: Cell) -
     assert await trio.redis.exists(trio.keys.copies("m1")) == 0
 
 
+@pytest.mark.guarantee("subordinates-once")
 async def test_a_broken_inbox_doubles_no_copy(trio: Cell) -> None:
     """⚠ All inboxes are checked before the first copy is written, so a retry doubles none."""
     for agent in ("b", "c"):
@@ -236,6 +240,7 @@ async def test_links_are_limited(trio: Cell, monkeypatch: pytest.MonkeyPatch) ->
     assert await links(trio, "c") == {}
 
 
+@pytest.mark.guarantee("hierarchy")
 async def test_links_end_with_the_record_of_an_agent(trio: Cell) -> None:
     """They outlive a restart; an agent of the same id that comes later has none."""
     await trio.change_links("link", "a", "b", by_operator=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -149,6 +150,7 @@ class World:
         assert (await examine(self.cell.redis, self.cell.keys, quiet=True)).findings == []
 
 
+@pytest.mark.guarantee("protocols", "hierarchy")
 @settings(
     max_examples=12,
     derandomize=True,

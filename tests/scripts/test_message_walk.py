@@ -157,6 +157,7 @@ class Walk:
             assert len(own) <= BUDGET
 
 
+@pytest.mark.guarantee("requests-in-any-order")
 @pytest.mark.parametrize("seed", range(4))
 async def test_each_request_ends_once_whatever_happens(cell: Cell, seed: int) -> None:
     """⚠ Late, repeated and crossing replies, absences, agents that leave: the indexes are right at each moment."""

@@ -39,6 +39,7 @@ async def test_only_those_that_left_long_enough_ago_are_removed(cell: Cell) -> N
     assert await cell.redis.smembers(cell.keys.of("agents:all")) == {b"here"}
 
 
+@pytest.mark.guarantee("departed-agents")
 async def test_an_agent_with_tasks_in_flight_is_kept_until_they_are_taken_back(cell: Cell) -> None:
     """⚠ Its tasks would be lost with its record."""
     await cell.register()
@@ -63,6 +64,7 @@ async def test_one_that_is_back_is_not_removed(cell: Cell) -> None:
     assert (await cell.agent()).status == "active"
 
 
+@pytest.mark.guarantee("unread-messages-stay-visible")
 async def test_an_agent_with_much_unread_is_removed_in_steps(cell: Cell) -> None:
     """⚠ One call ends 500 unread messages, all become dead letters, and the operator's request goes on."""
     await cell.register("old")

@@ -150,6 +150,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.guarantee("order-over-routers")
 @settings(
     max_examples=15,
     deadline=None,

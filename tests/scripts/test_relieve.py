@@ -73,6 +73,7 @@ async def test_below_the_mark_nothing_is_done(cell: Cell, share: float) -> None:
     assert await cell.dump() == before
 
 
+@pytest.mark.guarantee("dropped-results")
 async def test_nothing_is_looked_at_twice_also_among_ties(cell: Cell) -> None:
     """Many end in one ms; each call goes on where the last one stopped, and all are met once."""
     await cell.register(capacity=9)
@@ -103,6 +104,7 @@ async def test_what_ends_in_the_ms_of_the_call_waits_for_the_next_one(cell: Cell
     assert (await relieve(cell)).records == 3
 
 
+@pytest.mark.guarantee("dropped-results")
 async def test_the_walk_goes_on_when_its_last_one_was_forgotten(cell: Cell) -> None:
     """The record at the cursor is gone: it goes on with what ended in that ms or later, and counts nothing twice."""
     cell.trimmed = True
@@ -130,6 +132,7 @@ async def test_a_clock_that_was_set_back_does_not_end_the_walk(cell: Cell) -> No
     assert await cell.redis.get(cell.keys.of("tasks:relieved")) == f"{cell.now - 1} t1".encode()
 
 
+@pytest.mark.guarantee("dropped-results")
 async def test_only_what_has_ended_and_did_not_fail_gives_anything_up(cell: Cell) -> None:
     """Waiting, held and failed tasks keep their payload, whatever an index says of them."""
     await cell.register(capacity=9)
@@ -151,6 +154,7 @@ async def test_only_what_has_ended_and_did_not_fail_gives_anything_up(cell: Cell
     assert await cell.word(cell.scripts.replay([Replay(entry, "failed", "")])) == "REPLAYED"
 
 
+@pytest.mark.guarantee("dropped-results")
 async def test_an_id_that_is_submitted_again_gives_up_its_new_result(cell: Cell) -> None:
     """Its first record was dropped and forgotten: the second one is new, and is met when it has ended."""
     cell.trimmed = True
@@ -202,6 +206,7 @@ async def test_one_broken_record_stops_nothing(cell: Cell) -> None:
     assert (await relieve(cell)).records == 1
 
 
+@pytest.mark.guarantee("message-floods")
 async def test_dead_letters_go_when_no_task_has_anything_left(cell: Cell) -> None:
     """⚠ A flood of unread messages must not fill the server for days: the oldest letters are removed, and counted."""
     await cell.register(capacity=9)

@@ -134,6 +134,7 @@ async def test_a_late_report_under_its_old_lease_changes_nothing(cell: Cell) -> 
     assert await cell.state() == "queued"
 
 
+@pytest.mark.guarantee("operator-requests-once")
 async def test_the_same_request_twice_is_one(cell: Cell) -> None:
     """The script run twice for one entry replays once, even when the task failed again in between."""
     await cell.register()

@@ -68,6 +68,7 @@ async def test_a_request_waits_until_its_reply_is_delivered(two: Cell) -> None:
     assert await two.end_requests() == []
 
 
+@pytest.mark.guarantee("requests-end")
 async def test_silence_ends_in_the_requesters_inbox(two: Cell) -> None:
     """With the last known state of the receiver; once, as an event too; and the reply that comes then is late."""
     await request(two)
@@ -121,6 +122,7 @@ async def test_the_state_of_a_receiver_that_left_is_told(two: Cell) -> None:
     assert json.loads(entry["data"])["receiver"]["status"] == "unknown"
 
 
+@pytest.mark.guarantee("undeliverable-requests")
 @pytest.mark.parametrize(
     ("options", "word", "code"),
     [
@@ -161,6 +163,7 @@ async def test_a_client_gets_the_reply_among_its_replies(two: Cell) -> None:
     assert await reply(two, "r3", receiver="c2", digest="d4") == "UNKNOWN"
 
 
+@pytest.mark.guarantee("replies-by-the-receiver")
 async def test_only_the_receiver_of_a_request_ends_it(two: Cell) -> None:
     """⚠ A message of another sender that names the request is a message like any other, and no client gets it."""
     await two.register("a3")
@@ -175,6 +178,7 @@ async def test_only_the_receiver_of_a_request_ends_it(two: Cell) -> None:
     assert [one["id"] for one in await two.stream("replies:c1") if one["type"] == "message.received"] == ["r2"]
 
 
+@pytest.mark.guarantee("replies-by-the-receiver")
 async def test_an_answer_of_the_coordinator_never_replaces_another_message(two: Cell) -> None:
     """⚠ Somebody has used the id that it would have; and nobody can use it afterwards."""
     assert await two.deliver("q1.timeout", receiver="nobody") == "UNKNOWN"
@@ -202,6 +206,7 @@ async def test_the_coordinator_answers_itself(two: Cell) -> None:
     assert await request(two, "q2", sender="ghost", digest="d2", **options) == "UNKNOWN"
 
 
+@pytest.mark.guarantee("replies-in-time")
 async def test_the_clock_stands_still_while_no_router_works(two: Cell) -> None:
     """After an absence it goes on by half a second, and waits for agents that reconnect."""
     await request(two)
@@ -213,6 +218,7 @@ async def test_the_clock_stands_still_while_no_router_works(two: Cell) -> None:
     assert await two.end_requests() == ["TIMED_OUT"]
 
 
+@pytest.mark.guarantee("replies-in-time")
 async def test_the_clock_does_not_pass_a_reply_that_waits_to_be_read(two: Cell) -> None:
     """⚠ A reply that was sent in time counts, whenever it is read."""
     await request(two)
@@ -236,6 +242,7 @@ async def test_an_idle_time_without_requests_does_not_lengthen_the_next_wait(two
     assert await two.end_requests() == ["TIMED_OUT"]
 
 
+@pytest.mark.guarantee("replies-in-time")
 async def test_a_clock_that_was_set_back_ends_requests_all_the_same(two: Cell) -> None:
     """The server's time is set back by an hour."""
     await request(two)
@@ -246,6 +253,7 @@ async def test_a_clock_that_was_set_back_ends_requests_all_the_same(two: Cell) -
     assert await two.end_requests() == ["TIMED_OUT"]
 
 
+@pytest.mark.guarantee("requests-end")
 async def test_a_full_inbox_hears_no_timeout(two: Cell) -> None:
     """The request has ended; its record and the log say so."""
     two.change_settings(inbox_entries=1)
@@ -257,6 +265,7 @@ async def test_a_full_inbox_hears_no_timeout(two: Cell) -> None:
     assert await waiting(two) == set()
 
 
+@pytest.mark.guarantee("requests-end")
 @pytest.mark.parametrize("how", ["purged", "purged by age", "too old", "memory"])
 async def test_a_request_whose_dead_letter_is_removed_ends_all_the_same(two: Cell, how: str) -> None:
     """⚠ It expired unread, and its dead letter goes before the wait ends: the requester gets its timeout."""
@@ -281,6 +290,7 @@ async def test_a_request_whose_dead_letter_is_removed_ends_all_the_same(two: Cel
     assert await two.redis.pttl(two.keys.message("q1")) > 0
 
 
+@pytest.mark.guarantee("requests-end")
 async def test_a_broken_record_does_not_hold_up_the_others(two: Cell) -> None:
     """It is tried again in a minute."""
     await request(two)

@@ -112,6 +112,7 @@ async def test_an_agent_that_left_is_looked_after_no_longer(cell: Cell) -> None:
     assert await cell.redis.zcard(cell.keys.of("unclaimed")) == 0
 
 
+@pytest.mark.guarantee("returns-never-fail-a-task")
 async def test_an_agent_that_does_not_claim_gets_nothing_until_it_is_heard_of(cell: Cell) -> None:
     """⚠ A recall fails no task, however often, and suspends the agent until the registry has handled a later fact."""
     cell.change_settings(max_releases=1)

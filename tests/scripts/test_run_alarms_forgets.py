@@ -23,6 +23,7 @@ async def test_what_cannot_be_forgotten_does_not_undo_what_was_due(cell: Cell, b
     await cell.redis.restore(cell.keys.of(broken), 0, kept, replace=True)
 
 
+@pytest.mark.guarantee("retention")
 async def test_ended_tasks_are_forgotten_by_count(cell: Cell) -> None:
     """The oldest go first; completed, failed and refused ones are bounded each for itself."""
     cell.change_settings(terminal_entries=2, refused_entries=1)
@@ -42,6 +43,7 @@ async def test_ended_tasks_are_forgotten_by_count(cell: Cell) -> None:
     assert await cell.counter("completed:normal") == 4
 
 
+@pytest.mark.guarantee("retention")
 async def test_ended_tasks_are_forgotten_by_age(cell: Cell) -> None:
     """Records and their places in the lists go together."""
     cell.trimmed = True
@@ -90,6 +92,7 @@ async def test_tombstones_wait_as_long_as_they_may_be_needed(cell: Cell) -> None
     assert await cell.redis.zcard(cell.keys.of("tombstones")) == 0
 
 
+@pytest.mark.guarantee("live-records-stay")
 @pytest.mark.parametrize("state", ["queued", "scheduled", "assigned", "running", "completed", "failed"])
 @pytest.mark.parametrize("index", ["tasks:terminal", "tasks:dead", "tasks:refused"])
 async def test_a_record_that_is_no_longer_what_the_index_says_is_kept(cell: Cell, index: str, state: str) -> None:
@@ -112,6 +115,7 @@ async def test_a_record_that_is_no_longer_what_the_index_says_is_kept(cell: Cell
     assert await cell.state() == state
 
 
+@pytest.mark.guarantee("live-records-stay")
 async def test_a_refused_id_that_is_submitted_again_lives(cell: Cell) -> None:
     """⚠ Its refusal is forgotten on time, whenever that comes, and never the task that was admitted since."""
     cell.change_settings(refused_ttl_s=3.0)

@@ -290,6 +290,7 @@ async def test_a_stale_lease_among_several_changes_nothing(cell: Cell) -> None:
     assert await cell.last_answer("a1") == "ok"
 
 
+@pytest.mark.guarantee("lists-of-facts")
 async def test_an_entry_of_which_one_fails_is_not_consumed(cell: Cell) -> None:
     """⚠ The others are settled, once: tried again, they are duplicates, and the entry goes when all of it is done."""
     await cell.register(capacity=3)

@@ -60,6 +60,9 @@ def run(server: MachineServer, profile: settings) -> None:
     run_state_machine_as_test(made, settings=profile)
 
 
+@pytest.mark.guarantee(
+    "one-valid-lease", "one-effect-per-entry", "outcome-once", "lists-of-facts", "named-tasks", "operator-requests-once"
+)
 @pytest.mark.timeout(600)  # 45 s on a quiet machine
 def test_whatever_happens(machine_server: MachineServer) -> None:
     """⚠ Legal moves, one valid lease, no agent overfull, exact books, one outcome: after each of any steps."""

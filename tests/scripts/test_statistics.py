@@ -34,6 +34,7 @@ def test_script_and_reader_have_the_same_buckets() -> None:
     assert tuple(int(bound) for bound in found[1].split(", ")) == BOUNDS_MS
 
 
+@pytest.mark.guarantee("exact-metrics")
 @pytest.mark.on_fakeredis
 async def test_the_phases_of_a_task_are_observed(cell: Cell) -> None:
     """Waiting until its assignment, distribution until its start, running until its report; no phase twice."""
@@ -156,6 +157,7 @@ async def test_statistics_of_a_cell(cell: Cell) -> None:
     assert await get_weights(cell.redis, cell.keys) == {"a1": 1.0, "a2": 1.0}
 
 
+@pytest.mark.guarantee("exact-metrics")
 async def test_a_replay_does_not_lower_a_total(cell: Cell) -> None:
     """A total of failed tasks stays when one of them is replayed, or Prometheus would see a restart."""
     await cell.register()
@@ -169,6 +171,7 @@ async def test_a_replay_does_not_lower_a_total(cell: Cell) -> None:
     assert (found.total(TaskState.FAILED), found.total(TaskState.QUEUED)) == (1, 1)
 
 
+@pytest.mark.guarantee("exact-metrics")
 async def test_a_broken_histogram_stops_no_task(cell: Cell) -> None:
     """A key of another type loses observations, and nothing else."""
     cell.broken = True

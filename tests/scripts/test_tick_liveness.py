@@ -164,6 +164,7 @@ async def test_an_agent_may_leave_to_be_forgotten_sooner(cell: Cell, forget_afte
     assert not await cell.redis.exists(cell.keys.agent("a1"))
 
 
+@pytest.mark.guarantee("requirements-at-dispatch")
 async def test_a_plan_on_an_agent_that_was_removed_does_not_fit_the_next_one(cell: Cell) -> None:
     """⚠ A distributor froze meanwhile. The agent that registers with the same id may lack what the task requires."""
     await cell.register()
@@ -193,6 +194,7 @@ async def test_departed_agents_are_forgotten(cell: Cell) -> None:
     assert (await cell.logged("agents"))[-1] == "agent.forgotten"
 
 
+@pytest.mark.guarantee("dead-agent")
 async def test_a_registry_that_lags_does_not_stop_the_clock(cell: Cell) -> None:
     """⚠ Under load some heartbeat is always waiting: a dead agent is given up all the same, a little later."""
     await cell.register("a1", interval_ms=1_000)
@@ -212,6 +214,7 @@ async def test_a_registry_that_lags_does_not_stop_the_clock(cell: Cell) -> None:
     assert 3_000 <= lost_after <= 5_500
 
 
+@pytest.mark.guarantee("dead-agent")
 async def test_a_clock_that_is_set_back_does_not_stop_the_clock(cell: Cell) -> None:
     """⚠ The server's time goes back by an hour: a dead agent is given up within its patience."""
     await cell.register("a1", interval_ms=1_000)
@@ -222,6 +225,7 @@ async def test_a_clock_that_is_set_back_does_not_stop_the_clock(cell: Cell) -> N
     assert (await cell.agent()).status == "stale"
 
 
+@pytest.mark.guarantee("live-records-stay")
 async def test_an_agent_that_is_here_is_not_forgotten(cell: Cell) -> None:
     """⚠ The index of departed agents may name one that is back (a fail-over rewound it): its record says so."""
     await cell.register()
@@ -231,6 +235,7 @@ async def test_an_agent_that_is_here_is_not_forgotten(cell: Cell) -> None:
     assert await cell.redis.zcard(cell.keys.of("agents:departed")) == 0
 
 
+@pytest.mark.guarantee("live-records-stay")
 async def test_an_agent_that_still_has_tasks_is_not_forgotten(cell: Cell) -> None:
     """⚠ Its loss is announced again instead, under its own term: without the record nobody could take them back."""
     await cell.register()

@@ -45,6 +45,7 @@ async def refused(cell: Cell) -> int:
     return int(await cell.redis.hget(cell.keys.of("counters"), "tokens_refused") or 0)
 
 
+@pytest.mark.guarantee("tokens")
 @pytest.mark.on_fakeredis
 async def test_a_fact_needs_the_token_of_its_agent(cell: Cell) -> None:
     """The right one passes and stays in its stream; a missing, a wrong and another agent's are refused and counted."""
@@ -72,6 +73,7 @@ async def test_a_refused_fact_is_refused_once(cell: Cell) -> None:
     assert len(await cell.answers("c1")) == 1
 
 
+@pytest.mark.guarantee("revoked-tokens")
 @pytest.mark.on_fakeredis
 async def test_an_earlier_token_is_valid_for_its_grace(cell: Cell) -> None:
     """Both until then, the new one alone afterwards; only the last two tokens count, and no grace ends one at once."""
@@ -88,6 +90,7 @@ async def test_an_earlier_token_is_valid_for_its_grace(cell: Cell) -> None:
     assert [await check(cell, digest) for digest in ("d3", "d4", "d5")] == ["INVALID", "INVALID", "OK"]
 
 
+@pytest.mark.guarantee("revoked-tokens")
 async def test_a_revoked_token_is_invalid_at_once(cell: Cell) -> None:
     """Also one in its grace; that it was revoked is known for as long as the record of a departed agent."""
     await change(cell, "enrol", "d1")
@@ -120,6 +123,7 @@ async def test_requests_that_do_not_fit_change_nothing(cell: Cell) -> None:
     assert await cell.logged("control") == ["token.enrolled", "token.rotated"]
 
 
+@pytest.mark.guarantee("revoked-tokens")
 async def test_a_later_request_stands(cell: Cell) -> None:
     """An earlier one that another registry handles afterwards changes nothing, and its operator learns that."""
     await change(cell, "enrol", "d1")
@@ -154,6 +158,7 @@ async def test_no_answer_names_a_token(cell: Cell) -> None:
     assert not [line for line in told if "d-of" in line]
 
 
+@pytest.mark.guarantee("token-checks-fail-closed")
 async def test_a_digest_of_another_type_refuses_its_fact(cell: Cell) -> None:
     """A key that is no hash is an error of that fact, not of its batch, and passes nothing."""
     cell.broken = True

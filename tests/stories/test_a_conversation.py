@@ -17,6 +17,7 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 OTHER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
+@pytest.mark.guarantee("limits-of-conversations")
 async def test_a_ping_pong_storm_is_stopped_and_shows_its_path(client: Client, make_agent: MakeAgent) -> None:
     """⚠ Two agents answer every message, without a word about the conversation: the SDK says what caused what."""
     stopped: list[HopLimitReached] = []
@@ -94,6 +95,7 @@ async def test_the_budget_of_a_conversation_stops_a_fan_out(client: Client, make
     await client.send("listener", 1, correlation_id="talk-2")
 
 
+@pytest.mark.guarantee("traceparent")
 async def test_a_trace_goes_through_tasks_and_messages(client: Client, make_agent: MakeAgent) -> None:
     """The handler of each gets the sender's traceparent, unchanged; one that is given is never replaced."""
     agent = make_agent("worker")
@@ -146,6 +148,7 @@ async def test_a_trace_goes_through_tasks_and_messages(client: Client, make_agen
     assert seen["threaded"] is None
 
 
+@pytest.mark.guarantee("traceparent")
 async def test_the_same_task_in_another_trace_is_the_same_task(client: Client) -> None:
     """⚠ A submission that is repeated by another part of a program has the same content."""
     await client.submit("later", task_id="t1", traceparent=TRACE)

@@ -19,6 +19,7 @@ from tests.waiting import wait_until
 SOON = Retry(max_attempts=3, backoff=0.01)
 
 
+@pytest.mark.guarantee("retry-elsewhere")
 async def test_an_agent_that_fails_at_once_fails_no_task_for_good(client: Client, make_agent: MakeAgent) -> None:
     """⚠ It is always the least loaded one, so it got most tasks, and got them again until no attempt was left."""
     healthy = [make_agent(f"healthy-{number}", capacity=1) for number in range(2)]

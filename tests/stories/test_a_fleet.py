@@ -89,6 +89,7 @@ async def test_a_search_that_does_not_fit_is_refused_by_its_field(client: Client
         await anext(client.watch_agents(since="yesterday"))
 
 
+@pytest.mark.guarantee("discovery")
 async def test_one_that_recovers_during_a_search_is_not_missed(
     cell: RunningCell, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ async def collect(client: Client, changes: list[AgentChange], since: str | None 
             changes += [change]
 
 
+@pytest.mark.guarantee("watch-of-agents")
 async def test_a_watch_begins_with_all_agents_and_misses_no_change(cell: RunningCell, client: Client) -> None:
     """A snapshot, then what happens; from a cursor on without a snapshot; all again when the log was trimmed."""
     await tell(cell, "in:registry", registered("a1"), registered("a2"))

@@ -43,6 +43,7 @@ async def test_a_message_to_nobody_is_refused(client: Client) -> None:
         await client.send("nobody", "hello?")
 
 
+@pytest.mark.guarantee("answers-to-their-caller")
 async def test_nobody_is_told_the_answer_to_anothers_fact(client: Client, make_agent: MakeAgent) -> None:
     """⚠ Facts of several streams, told at the same moment, often have one entry id: each has its own answer."""
     agent = make_agent("doer", capacity=100)
@@ -88,6 +89,7 @@ async def test_a_message_sent_twice_under_one_id_is_delivered_once(client: Clien
     assert got == ["once", "last"]
 
 
+@pytest.mark.guarantee("failing-message-handler")
 async def test_a_message_whose_handler_fails_is_tried_again(client: Client, make_agent: MakeAgent) -> None:
     """Three tries; the messages behind it wait, so that their order stays."""
     agent = make_agent("stumbler")

@@ -108,6 +108,7 @@ async def test_a_request_without_a_handler_fails_at_once(asker: Agent, make_agen
     assert caught.value.code == "no_handler"
 
 
+@pytest.mark.guarantee("replies-by-the-receiver")
 async def test_a_reply_of_another_agent_is_a_message_and_not_the_reply(make_agent: MakeAgent) -> None:
     """⚠ Nobody answers in the place of the receiver: the requester goes on waiting for it."""
     got: list[Message] = []
@@ -164,6 +165,7 @@ async def test_silence_ends_with_the_state_of_the_receiver(client: Client, asker
     await wait_until(is_late, "the late reply is marked")
 
 
+@pytest.mark.guarantee("requests-end")
 async def test_late_replies_and_replies_of_an_earlier_process_go_to_on_reply(
     cell: RunningCell, client: Client, make_agent: MakeAgent
 ) -> None:
@@ -209,6 +211,7 @@ async def test_late_replies_and_replies_of_an_earlier_process_go_to_on_reply(
     assert len(got) == 2
 
 
+@pytest.mark.guarantee("requests-of-each-other")
 async def test_two_agents_that_wait_for_each_other_both_end(make_agent: MakeAgent) -> None:
     """⚠ Each requests the other from its handler, and answers nobody before: the deadlines end both."""
     ended: list[str] = []
@@ -235,6 +238,7 @@ async def test_two_agents_that_wait_for_each_other_both_end(make_agent: MakeAgen
     await wait_until(lambda: {*ended} == {"left", "right"}, "both handlers have ended")
 
 
+@pytest.mark.guarantee("replies-in-time")
 async def test_a_request_survives_an_absence_of_the_router(
     cell: RunningCell, asker: Agent, make_agent: MakeAgent
 ) -> None:

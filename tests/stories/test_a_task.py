@@ -108,6 +108,7 @@ async def test_a_payload_that_does_not_fit_fails_at_once_and_names_the_field(
     assert (record.attempt, record.error and record.error.code) == (1, "payload_invalid")
 
 
+@pytest.mark.guarantee("priority")
 async def test_the_more_pressing_task_goes_first(client: Client, make_agent: MakeAgent) -> None:
     """Tasks that wait for one busy agent are done by priority, not in the order of submission."""
     agent = make_agent("single", capacity=1)
@@ -208,6 +209,7 @@ async def test_an_agent_without_a_handler_says_what_to_do(client: Client, make_a
         await handle.result(timeout=10)
 
 
+@pytest.mark.guarantee("missing-handler")
 async def test_a_task_leaves_an_agent_without_a_handler(client: Client, make_agent: MakeAgent) -> None:
     """⚠ It failed for good, although another agent could run it. This does not count as an attempt."""
     boaster, painter = make_agent("boaster", capabilities=["paint"]), make_agent("painter", capacity=1)

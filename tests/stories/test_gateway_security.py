@@ -87,6 +87,7 @@ async def get(app: GatewayApp, key: str, path: str = "/pools") -> AsgiAnswer:
     return await ask(app, "GET", path, headers={"Authorization": f"Bearer {key}"})
 
 
+@pytest.mark.guarantee("revoked-api-keys")
 async def test_a_key_works_in_every_gateway_until_it_is_revoked(client: Client, gateways: Gateways) -> None:
     """Also a JWT that was issued for it; the list says when it was used, and nothing stored has the key."""
     key, record = await client.admin.create_key("readonly", name="ann")
@@ -118,6 +119,7 @@ async def test_a_key_works_in_every_gateway_until_it_is_revoked(client: Client, 
         await client.admin.revoke_key(record.key_id)
 
 
+@pytest.mark.guarantee("no-credentials-in-logs")
 async def test_nothing_in_redis_has_a_credential(client: Client, cell: RunningCell, gateways: Gateways) -> None:
     """Neither a key, nor a JWT, nor a ticket: only their digests; the token of an agent is in its own facts alone."""
     key, _ = await client.admin.create_key("agent", agent_id="a1")
@@ -163,6 +165,7 @@ async def test_an_agent_acts_with_its_token_or_its_key(client: Client, gateways:
     assert (await get(gateways.one, newer)).status == 200
 
 
+@pytest.mark.guarantee("http-limits")
 async def test_two_gateways_share_the_limits(client: Client, gateways: Gateways) -> None:
     """Together they pass what one may, but for the part that each has taken and not used."""
     key, _ = await client.admin.create_key("readonly")

@@ -33,6 +33,7 @@ def listening(agent: Agent) -> list[Message]:
     return got
 
 
+@pytest.mark.guarantee("links-at-once")
 async def test_two_agents_link_and_write_to_each_other(client: Client, make_agent: MakeAgent) -> None:
     """One requests, the other accepts; a message that is sent when ``connect`` has returned passes."""
     one, other = make_agent("one"), make_agent("other")
@@ -117,6 +118,7 @@ async def test_a_hierarchy(client: Client, make_agent: MakeAgent) -> None:
     assert (await lead.links.read()).subordinates == ("left",)
 
 
+@pytest.mark.guarantee("expired-during-handler")
 async def test_what_became_of_a_message(client: Client, make_agent: MakeAgent) -> None:
     """Delivered while it waits, read when it was handled, expired when it was not; each agent has its history."""
     agent = make_agent("reader")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from coord import Client, Task
 from coord.models.agents import AgentStatus
 from coord.models.tasks import TaskState
@@ -15,6 +17,7 @@ from tests.waiting import wait_until
 PATIENT_S = 30.0
 
 
+@pytest.mark.guarantee("returns-never-fail-a-task")
 async def test_an_agent_that_drains_while_the_registry_is_away(
     cell: RunningCell, client: Client, make_agent: MakeAgent
 ) -> None:

@@ -105,6 +105,7 @@ def test_each_fact_of_an_agent_is_tried() -> None:
     assert {fact for stream in streams for fact in STREAM_FACTS[stream]} == set(SPEAKER) == set(FORGED)
 
 
+@pytest.mark.guarantee("tokens")
 @pytest.mark.parametrize("kind", FORGED, ids=lambda kind: TYPE_OF[kind])
 @pytest.mark.parametrize("token", ["", "of another agent", "of nobody"])
 async def test_no_agent_speaks_for_another(
@@ -269,6 +270,7 @@ async def test_what_operators_ask_of_tokens(client: Client) -> None:
         await client.admin.revoke("a1", timeout=PATIENT_S)
 
 
+@pytest.mark.guarantee("no-token-is-kept")
 async def test_no_key_has_a_token(cell: RunningCell, client: Client, make_agent: MakeAgent) -> None:
     """Nothing that the cell keeps has it, in a key or in a value: not the digests, logs, answers or dead letters."""
     token = await client.admin.enrol("a1", timeout=PATIENT_S)

@@ -221,6 +221,7 @@ async def permitted(admin: Redis, user: str, calls: Iterable[tuple[str, int, str
     return found
 
 
+@pytest.mark.guarantee("redis-users")
 @pytest.mark.parametrize("role", MAY)
 async def test_a_role_may_do_nothing_else(users: Users, role: Role) -> None:
     """Every command of the server on a key of every family, of another agent and of another namespace."""
@@ -256,6 +257,7 @@ FORBIDDEN = (
 )  # fmt: skip
 
 
+@pytest.mark.guarantee("redis-users")
 async def test_workers_own_their_namespace_and_nothing_besides(users: Users) -> None:
     """Every family of it, by reading and by writing; no other key, and nothing of the server."""
     user = user_name(Role.WORKER, SETTINGS.namespace)
@@ -270,6 +272,7 @@ async def test_workers_own_their_namespace_and_nothing_besides(users: Users) -> 
     assert {"evalsha", "script|load", "xreadgroup", "client|setname"} <= sent
 
 
+@pytest.mark.guarantee("redis-users-suffice")
 @pytest.mark.parametrize("users", ["valkey", pytest.param("redis7", marks=pytest.mark.long)], indirect=True)
 async def test_the_whole_system_works_with_its_users(users: Users, tmp_path: Path, unused_port: int) -> None:
     """Each process under its own: tasks, messages, tokens, drain, replay, HTTP, commands; nothing is refused."""

@@ -109,6 +109,7 @@ async def submit(http: HttpCaller, *task_ids: str, agent_id: str = "a1") -> None
         assert (await http.post("/tasks/submit", {"task_data": data})).status == 200
 
 
+@pytest.mark.guarantee("one-socket")
 async def test_the_life_of_an_agent_over_sockets(at: CellProcesses) -> None:
     """⚠ It registers, receives, acknowledges and completes; a second socket in another gateway replaces the first.
 
@@ -202,6 +203,7 @@ async def assert_bad_frames_change_nothing(socket: Socket, lease: dict[str, str]
         assert (found, named in message) == (code, True), (frame, found, message)
 
 
+@pytest.mark.guarantee("socket-credentials")
 async def test_a_socket_is_bound_to_its_credential(at: CellProcesses) -> None:
     """⚠ With security, the key of an agent serves for this agent only, and a lesser role for none.
 

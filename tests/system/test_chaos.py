@@ -168,6 +168,7 @@ async def _half(at: CellProcesses, count: int) -> bool:
     return sum([await at.count(state) for state in TERMINAL]) >= count // 2
 
 
+@pytest.mark.guarantee("chaos")
 async def test_two_thousand_tasks_in_chaos_all_end(at: CellProcesses) -> None:
     """A killer strikes a worker or an agent every two seconds, and agents die of their tasks besides."""
     await _chaos(at, 2_000, 60)

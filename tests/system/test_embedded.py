@@ -78,6 +78,7 @@ def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+@pytest.mark.guarantee("server-killed")
 async def test_killed_and_restarted_it_has_every_entry_and_pending_list(folder: Path) -> None:
     """Nothing that the server had acknowledged is lost by its kill -9."""
     server = EmbeddedServer.start(folder)
@@ -137,6 +138,7 @@ async def test_a_second_start_adopts_the_running_server(folder: Path) -> None:
     await wait_until(lambda: not first.alive(), "the process is reaped by its parent")
 
 
+@pytest.mark.guarantee("one-server-per-folder")
 async def test_the_lock_lives_with_the_server_when_its_parent_is_killed(folder: Path) -> None:
     """The process that started it gets kill -9: the server goes on, holds the lock, and is adopted."""
     parent, pid = started_by_a_process(folder)
@@ -153,6 +155,7 @@ async def test_the_lock_lives_with_the_server_when_its_parent_is_killed(folder: 
     os.close(handle)
 
 
+@pytest.mark.guarantee("one-server-per-folder")
 def test_two_starts_at_once_make_one_server(folder: Path) -> None:
     """A race for a new folder: both get the same server, one of them as its owner."""
     got: list[EmbeddedServer] = []

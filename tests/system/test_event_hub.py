@@ -144,6 +144,7 @@ def identities(received: Received) -> list[tuple[str, str]]:
     return [(event["source"], event["id"]) for event in received.events]
 
 
+@pytest.mark.guarantee("no-lost-events")
 async def test_listeners_join_while_events_come(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """With small pages, so that they meet the hub in all kinds of places: nothing is lost or sent twice."""
     monkeypatch.setattr(event_hub, "PAGE_ENTRIES", 2)
@@ -233,6 +234,7 @@ async def test_a_listener_joins_a_hub_that_is_ahead(cell: Cell) -> None:
     assert (late.names, pages) == (["first", "second"], 2)
 
 
+@pytest.mark.guarantee("event-gaps")
 async def test_a_trimmed_position_begins_with_a_gap(cell: Cell) -> None:
     """The gap says which log; after it come the events that are left, and its own position has no gap."""
     live = (await cell.join()).read()
@@ -263,6 +265,7 @@ async def test_a_trimmed_position_begins_with_a_gap(cell: Cell) -> None:
     assert (whole.names, whole.gaps) == (["e8", "e9", "last"], [])
 
 
+@pytest.mark.guarantee("event-gaps")
 async def test_a_log_that_was_reset_is_a_gap(cell: Cell) -> None:
     """For a listener that is connected, and for one that resumes; then events go on."""
     live = (await cell.join()).read()
@@ -278,6 +281,7 @@ async def test_a_log_that_was_reset_is_a_gap(cell: Cell) -> None:
         await received.has("after")
 
 
+@pytest.mark.guarantee("event-gaps", "slow-listeners")
 async def test_a_slow_listener_gets_a_gap_and_holds_no_memory(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others get everything; its gap says from where to resume, and there it is all again."""
     monkeypatch.setattr(event_hub, "QUEUE", 50)

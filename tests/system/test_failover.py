@@ -62,6 +62,7 @@ async def workers(at: FailoverProcesses) -> list[Process]:
     return [await at.worker(kind) for kind in (*CONSUMES, "distributor")]
 
 
+@pytest.mark.guarantee("failover-lost-writes")
 async def test_a_replica_is_promoted_that_lacks_the_last_writes(two: SentinelPair, at: FailoverProcesses) -> None:
     """What was lost is lost whole, what was replicated ends once, and no process is restarted or told anything."""
     people = [*await workers(at), *[await at.listener(f"a{number}") for number in (1, 2, 3)]]
@@ -83,6 +84,7 @@ async def test_a_replica_is_promoted_that_lacks_the_last_writes(two: SentinelPai
     assert [one for one in await queries.get_tasks(at.redis, at.keys, lost) if one] == []
 
 
+@pytest.mark.guarantee("failover-lost-second")
 async def test_tasks_of_the_lost_second_reappear_and_late_reports_change_nothing(
     two: SentinelPair, at: FailoverProcesses, tmp_path: Path
 ) -> None:
@@ -121,6 +123,7 @@ async def test_tasks_of_the_lost_second_reappear_and_late_reports_change_nothing
     await at.assert_one_outcome_each()
 
 
+@pytest.mark.guarantee("receipts")
 async def test_messages_are_handled_at_least_once_through_a_fail_over(two: SentinelPair, at: FailoverProcesses) -> None:
     """Each that its sender got a receipt for, but for those of the lost second, which is lost whole."""
     people = await workers(at)
@@ -142,6 +145,7 @@ async def test_messages_are_handled_at_least_once_through_a_fail_over(two: Senti
     assert left == [0, 0]
 
 
+@pytest.mark.guarantee("paused-primary")
 async def test_an_old_primary_that_was_only_paused_does_no_harm(tmp_path: Path) -> None:
     """It comes back as a primary, with connections that nobody has cut, until the sentinel makes it a replica.
 
@@ -171,6 +175,7 @@ async def test_an_old_primary_that_was_only_paused_does_no_harm(tmp_path: Path) 
         assert all(one.alive for one in people)
 
 
+@pytest.mark.guarantee("cluster-failover")
 async def test_a_cluster_s_replica_takes_over_and_the_old_primary_returns(tmp_path: Path) -> None:
     """Two cells on a server in cluster mode: both go on by themselves, without the lost second, and see nothing else.
 
@@ -216,6 +221,7 @@ async def test_a_cluster_s_replica_takes_over_and_the_old_primary_returns(tmp_pa
             await wait_until(is_same, "both have the same keys", 30)
 
 
+@pytest.mark.guarantee("swapped-roles")
 @pytest.mark.parametrize("mode", ["replication", pytest.param("cluster", marks=pytest.mark.long)])
 async def test_primary_and_replica_change_places_in_good_order(tmp_path: Path, mode: str) -> None:
     """For maintenance: nothing is lost, no attempt fails, and nobody stays with the demoted server.
@@ -244,6 +250,7 @@ async def test_primary_and_replica_change_places_in_good_order(tmp_path: Path, m
         assert [one for one in names if one.startswith("coord-")] == [], "a worker stays with the demoted server"
 
 
+@pytest.mark.guarantee("slot-migration")
 async def test_workers_stop_while_their_slot_is_migrated(tmp_path: Path) -> None:
     """⚠ A script would find some of its keys and not others: all stop, and none starts, until it is over."""
     async with cluster_pair(tmp_path) as two, cell_at(two, two.url, tmp_path / "cell", "moving") as at:
@@ -272,6 +279,7 @@ async def test_workers_stop_while_their_slot_is_migrated(tmp_path: Path) -> None
         assert agent.alive
 
 
+@pytest.mark.guarantee("wrong-node")
 async def test_a_worker_says_which_node_of_a_cluster_has_its_slot(tmp_path: Path) -> None:
     """One that is pointed at another node ends with 2, and names the node that it should be pointed at."""
     async with cluster_pair(tmp_path) as two, cell_at(two, two.url, tmp_path / "cell", "astray") as at:

@@ -95,6 +95,7 @@ async def clusters(folder: Path) -> AsyncIterator[tuple[Pair, Callable[[], Any]]
         yield two, lambda: take_over(two)
 
 
+@pytest.mark.guarantee("failover-messages")
 @pytest.mark.parametrize("pairs", [clusters, pytest.param(sentinels, marks=pytest.mark.long)])
 async def test_the_primary_is_killed_amid_messages(
     tmp_path: Path, pairs: Callable[[Path], AbstractAsyncContextManager[tuple[Pair, Callable[[], Any]]]]

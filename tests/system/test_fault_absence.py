@@ -37,6 +37,7 @@ async def submitted(at: CellProcesses, **options: float) -> list[str]:
     return ids
 
 
+@pytest.mark.guarantee("work-in-time-counts")
 @pytest.mark.parametrize("who", ["distributor", "server"])
 async def test_work_that_ends_in_time_counts_when_the_coordinator_was_away(at: CellProcesses, who: str) -> None:
     """⚠ The only distributor, or Redis, stands still for twice the timeout: no attempt is judged for that."""
@@ -56,6 +57,7 @@ async def test_work_that_ends_in_time_counts_when_the_coordinator_was_away(at: C
     assert [one.attempts for one in records if one] == [()] * TASKS
 
 
+@pytest.mark.guarantee("work-in-time-counts")
 async def test_reports_that_a_killed_distributor_had_read_count(at: CellProcesses) -> None:
     """⚠ It dies with the reports in its hands; its successor takes them over after the attempts' time is up."""
     await at.worker("registry")

@@ -104,6 +104,7 @@ async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
         yield built
 
 
+@pytest.mark.guarantee("idempotent-writes")
 async def test_a_write_is_repeated_by_the_retry(at: CellProcesses) -> None:
     """The answer to an XADD is lost, so the client appends again by itself: two entries, one effect."""
     await at.worker("registry")
@@ -121,6 +122,7 @@ async def test_a_write_is_repeated_by_the_retry(at: CellProcesses) -> None:
     assert (queries.count_submitted(counted), counted["messages_delivered"]) == (1, 1)
 
 
+@pytest.mark.guarantee("repeated-facts")
 async def test_every_kind_of_fact_is_appended_twice(at: CellProcesses) -> None:
     """Each entry that a worker reads comes once more: nothing is counted twice, tried twice or told twice."""
     workers = [at.stepped_worker(kind, f"{kind}-double", "double", 0) for kind in CONSUMES]
@@ -178,6 +180,7 @@ async def test_every_kind_of_fact_is_appended_twice(at: CellProcesses) -> None:
     await assert_keys_end(at.redis, at.keys)
 
 
+@pytest.mark.guarantee("rolling-restart")
 async def test_everybody_is_restarted_under_load(at: CellProcesses) -> None:
     """SIGTERM and a new start, one after the other: no task fails, and no attempt counts as failed."""
     names = [*((kind, f"{kind}-1") for kind in CONSUMES), ("distributor", "distributor-2")]

@@ -45,6 +45,7 @@ async def inbox(at: CellProcesses, agent: int) -> list[str]:
     return [fields[b"id"].decode() for _, fields in found]
 
 
+@pytest.mark.guarantee("broadcast-once")
 async def test_routers_are_struck_in_the_middle_of_a_broadcast(at: CellProcesses) -> None:
     """⚠ One is killed, one is stopped until another has delivered the rest: one copy each, in order with messages."""
     facts: list[Any] = []
@@ -69,6 +70,7 @@ async def test_routers_are_struck_in_the_middle_of_a_broadcast(at: CellProcesses
     assert third.alive, third.told()
 
 
+@pytest.mark.guarantee("order-of-pending-messages")
 async def test_lanes_survive_a_restart_of_the_server(at: CellProcesses) -> None:
     """Killed and started again under load: routers hold lanes again, and nothing is lost, doubled or out of order."""
     for name in ("one", "two"):

@@ -38,6 +38,7 @@ async def everybody(at: CellProcesses, **environ: str) -> list[Process]:
     return [*found, *[await at.agent(name, interval_s=PATIENT_S) for name in ("a1", "a2")]]
 
 
+@pytest.mark.guarantee("redis-flushed")
 async def test_everything_is_flushed(at: CellProcesses) -> None:
     """FLUSHALL in the middle of the work: within 10 s new tasks are done by the same processes."""
     people = await everybody(at)
@@ -53,6 +54,7 @@ async def test_everything_is_flushed(at: CellProcesses) -> None:
     assert receipt.receiver_id == "a1"
 
 
+@pytest.mark.guarantee("scripts-flushed")
 async def test_scripts_are_flushed_again_and_again(at: CellProcesses) -> None:
     """SCRIPT FLUSH under load: scripts are loaded again, nothing is lost or done twice."""
     people = await everybody(at)
@@ -66,6 +68,7 @@ async def test_scripts_are_flushed_again_and_again(at: CellProcesses) -> None:
     assert await _failures(at, ids) == {0: 400}
 
 
+@pytest.mark.guarantee("absent-coordinator", "redis-freezes")
 @pytest.mark.parametrize(
     ("seconds", "answer_timeout_s"),
     [
@@ -92,6 +95,7 @@ async def test_the_server_stands_still(at: CellProcesses, seconds: float, answer
     assert await _failures(at, ids) == {0: 220}
 
 
+@pytest.mark.guarantee("redis-refuses")
 async def test_connections_are_refused_for_a_while(at: CellProcesses) -> None:
     """A client is told so, a worker that starts meanwhile waits; the server is back with all that it had."""
     people = await everybody(at)
@@ -111,6 +115,7 @@ async def test_connections_are_refused_for_a_while(at: CellProcesses) -> None:
     assert await _failures(at, ids) == {0: 120}
 
 
+@pytest.mark.guarantee("full-server")
 async def test_a_server_that_is_nearly_full_takes_no_more_tasks(at: CellProcesses) -> None:
     """Submissions are refused with a clear error, what was taken goes on; once there is memory, all is as before."""
     people = await everybody(at)
@@ -131,6 +136,7 @@ async def test_a_server_that_is_nearly_full_takes_no_more_tasks(at: CellProcesse
     await _assert_books(at)
 
 
+@pytest.mark.guarantee("full-server")
 @pytest.mark.parametrize("mended_by", ["draining", pytest.param("more-memory", marks=pytest.mark.long)])
 async def test_a_full_server_drains(at: CellProcesses, mended_by: str) -> None:
     """Filled by submissions while nobody takes them: they are refused, and the work that was under way is told."""

@@ -79,6 +79,7 @@ async def open_request(at: CellProcesses) -> str:
     return await wait_until(found, "the request waits", 60)
 
 
+@pytest.mark.guarantee("requester-restarts")
 async def test_a_requester_that_is_killed_gets_its_timeout(at: CellProcesses, tmp_path: Path) -> None:
     """⚠ kill -9 while it waits; the router is killed as well, and the next one keeps the deadline."""
     await answerer(at, tmp_path / "never")
@@ -95,6 +96,7 @@ async def test_a_requester_that_is_killed_gets_its_timeout(at: CellProcesses, tm
     assert record.request == "timed_out"
 
 
+@pytest.mark.guarantee("replies-in-time")
 async def test_a_request_survives_a_server_that_stands_still(at: CellProcesses, tmp_path: Path) -> None:
     """⚠ SIGSTOP of the server for longer than the timeout: the clock of requests stands still as well."""
     go = tmp_path / "go"

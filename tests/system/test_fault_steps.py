@@ -31,6 +31,7 @@ async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
         yield built
 
 
+@pytest.mark.guarantee("killed-worker")
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
@@ -65,6 +66,7 @@ async def test_a_worker_is_killed_at_each_step_of_its_loop(
         await at.assert_in_order(ids)
 
 
+@pytest.mark.guarantee("killed-agent")
 @pytest.mark.parametrize(
     "steps",
     [

@@ -32,6 +32,7 @@ async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
         yield built
 
 
+@pytest.mark.guarantee("frozen-agent")
 async def test_an_agent_is_stopped_for_longer_than_its_timeout(at: CellProcesses) -> None:
     """Its tasks are done elsewhere, its late reports change nothing, and it goes on as a member of the fleet."""
     await at.worker("registry")
@@ -62,6 +63,7 @@ async def test_an_agent_is_stopped_for_longer_than_its_timeout(at: CellProcesses
     assert {one.agent_id for one in late} == {"zombie"}
 
 
+@pytest.mark.guarantee("frozen-worker")
 @pytest.mark.parametrize(("kind", "step"), [*CASES, *(pytest.param(*one, marks=pytest.mark.long) for one in MORE)])
 async def test_a_worker_is_stopped_in_the_middle_and_goes_on_later(at: CellProcesses, kind: str, step: str) -> None:
     """Its entries were taken over; going on with what it had read, it does nothing for a second time."""
@@ -82,6 +84,7 @@ async def test_a_worker_is_stopped_in_the_middle_and_goes_on_later(at: CellProce
     assert zombie.alive, zombie.told()
 
 
+@pytest.mark.guarantee("two-processes-one-id")
 async def test_two_processes_have_one_agent_id(at: CellProcesses) -> None:
     """The newer one has it: the older stops and says why, and what it ran is run by the newer."""
     await at.worker("registry")

@@ -125,6 +125,7 @@ async def test_an_agent_is_killed_in_the_middle_of_its_tasks(at: CellProcesses) 
     assert {one.result["pid"] for one in records if one.attempts} == {other.popen.pid}
 
 
+@pytest.mark.guarantee("redis-restart")
 async def test_redis_is_killed_and_comes_back(at: CellProcesses) -> None:
     """With its append-only file: everybody goes on by itself, no process is restarted, no task is lost or doubled."""
     people = [await at.worker(kind) for kind in CONSUMES]
@@ -159,6 +160,7 @@ async def test_sigterm_ends_every_worker_cleanly(at: CellProcesses) -> None:
     await at.assert_in_order(ids)
 
 
+@pytest.mark.guarantee("absent-coordinator")
 async def test_a_registry_that_was_away_kills_no_healthy_agent(at: CellProcesses) -> None:
     """Beats that pile up while it is stopped are signs of life: nobody is stale when it comes back."""
     registry = await at.worker("registry")

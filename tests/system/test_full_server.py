@@ -90,6 +90,7 @@ async def _is_below(cell: RunningCell, share: float) -> bool:
     return await memory_share(cell) <= share
 
 
+@pytest.mark.guarantee("large-results")
 async def test_large_results_do_not_stop_the_cell(full: RunningCell) -> None:
     """200 results of 700 KB in four slots on 64 MiB: all complete; the oldest are dropped, the newest can be read."""
     async with agent_of(full, capacity=4), Client(full.url, settings=full.settings) as client:
@@ -118,6 +119,7 @@ async def _have_ended(cell: RunningCell, count: int) -> bool:
     return await ended(cell) >= count
 
 
+@pytest.mark.guarantee("large-results")
 async def test_every_result_that_is_awaited_arrives(full: RunningCell) -> None:
     """A caller that waits for each task reads it before it is dropped."""
     async with agent_of(full, capacity=4), Client(full.url, settings=full.settings) as client:
@@ -126,6 +128,7 @@ async def test_every_result_that_is_awaited_arrives(full: RunningCell) -> None:
         assert {len(one) for one in results} == {RESULT_BYTES}
 
 
+@pytest.mark.guarantee("streamed-progress")
 async def test_streamed_progress_does_not_stop_the_cell(full: RunningCell) -> None:
     """Growing text at 50 values a second on 64 MiB: all complete, the log stays small, the next task is taken."""
     async with agent_of(full, capacity=8), Client(full.url, settings=full.settings) as client:
@@ -137,6 +140,7 @@ async def test_streamed_progress_does_not_stop_the_cell(full: RunningCell) -> No
         await assert_goes_on(full, client)
 
 
+@pytest.mark.guarantee("room-for-results")
 async def test_nothing_is_placed_while_results_have_no_room(
     full: RunningCell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +182,7 @@ async def _is_placing_stopped(cell: RunningCell) -> bool:
     return service.memory.is_too_full_to_place
 
 
+@pytest.mark.guarantee("result-too-large")
 async def test_a_result_that_can_never_fit_fails_its_task(full: RunningCell) -> None:
     """More than an eighth of maxmemory is refused at the agent, which says how much it was and how much may be."""
     await full.redis.config_set("maxmemory", 6 * MIB)

@@ -214,6 +214,7 @@ def assert_answer(answer: HttpAnswer, row: Row) -> None:
     assert not set(row.keys.split()) - set(body), sorted(body)
 
 
+@pytest.mark.guarantee("no-server-errors")
 def test_every_row_of_the_contract(gateway: Gateway) -> None:
     """Each request has its response, with both prefixes where repeating it changes nothing.
 
@@ -322,6 +323,7 @@ def test_a_failed_task_is_retried(gateway: Gateway) -> None:
     assert gateway.success("GET", "/tasks/cancel-me")["task"]["state"] == "cancelled"
 
 
+@pytest.mark.guarantee("idempotency-keys")
 def test_a_key_makes_every_post_take_effect_once(gateway: Gateway) -> None:
     """The first response comes again, also from another gateway; another body under the key is refused."""
     requests: tuple[tuple[str, Any], ...] = (
@@ -356,6 +358,7 @@ def test_a_key_makes_every_post_take_effect_once(gateway: Gateway) -> None:
     assert gateway.call("POST", "/agents/register", AGENT | {"agent_id": "keyed-2"}, key).status == 200
 
 
+@pytest.mark.guarantee("idempotency-keys")
 def test_a_key_is_claimed_while_its_request_runs(gateway: Gateway) -> None:
     """The same request gets a 409 meanwhile; all keys have a time to live."""
     gateway.call("POST", "/peers/add?agent_id=w1&peer_id=w2", None, {"Idempotency-Key": "claimed"})

@@ -37,6 +37,7 @@ async def write(redis: Redis, namespace: str, *names: str, log: str = "tasks", k
     await redis.execute_command("XADD", Keys(namespace).of(f"log:{log}"), "*", "type", kind, "task_id", " ".join(names))
 
 
+@pytest.mark.guarantee("no-lost-events")
 async def test_a_listener_goes_from_gateway_to_gateway(tmp_path: Path) -> None:
     """One is killed, one is shut down, one is started again; events come all the time. Nothing is lost or twice."""
     async with cell_processes(tmp_path) as at:
@@ -79,6 +80,7 @@ async def test_a_listener_goes_from_gateway_to_gateway(tmp_path: Path) -> None:
         assert not [event for event in source.events if event["type"] == "coord.gap"]
 
 
+@pytest.mark.guarantee("no-lost-events")
 async def test_listeners_stay_while_redis_restarts(tmp_path: Path) -> None:
     """Connected, through SSE and WebSocket, and they go on; what was written meanwhile follows."""
     server = EmbeddedServer.start(tmp_path / "data", extra=("--appendfsync", "always"))
@@ -164,6 +166,7 @@ async def _joins(source: EventSource, port: int) -> bool:
     return True
 
 
+@pytest.mark.guarantee("slow-listeners")
 async def test_a_caller_that_does_not_read_is_disconnected(
     redis: Redis, server: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

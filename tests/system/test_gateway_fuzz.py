@@ -78,6 +78,7 @@ def cases(operation: Any) -> st.SearchStrategy[Any]:
 
 
 # The cell's thread uses ``random`` while this one draws a request.
+@pytest.mark.guarantee("no-server-errors")
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_an_operation_gives_only_documented_responses(

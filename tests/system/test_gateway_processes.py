@@ -90,6 +90,7 @@ def _has_answers(callers: list[KeepAliveCaller], goal: int) -> bool:
     return sum(len(caller.answered) for caller in callers) >= goal
 
 
+@pytest.mark.guarantee("gateway-restart")
 async def test_a_rolling_restart_drops_no_request(at: CellProcesses) -> None:
     """Two gateways are restarted one after the other under load: every request is answered, and every task is there."""
     https = [HttpCaller(unused_port()) for _ in range(2)]
@@ -117,6 +118,7 @@ async def test_a_rolling_restart_drops_no_request(at: CellProcesses) -> None:
     await wait_until(all_admitted, "every task has its record", 30)
 
 
+@pytest.mark.guarantee("gateway-crash")
 async def test_processes_share_a_port(at: CellProcesses) -> None:
     """A killed one restarts while the others serve; ``coord ps`` lists each; all end with the first."""
     http = HttpCaller(unused_port())

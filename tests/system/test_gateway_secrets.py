@@ -35,6 +35,7 @@ def _with_password(url: str) -> str:
     return f"{scheme}://gw:{PASSWORD}@{rest}"
 
 
+@pytest.mark.guarantee("no-credentials-in-logs")
 async def test_no_log_and_no_error_shows_a_secret(at: CellProcesses, http: HttpCaller) -> None:
     """API keys, JWTs, tickets, tokens of agents, the key of JWTs, the password of Redis: right ones and wrong ones."""
     await at.redis.execute_command("ACL", "SETUSER", "gw", "on", f">{PASSWORD}", "~*", "&*", "+@all")

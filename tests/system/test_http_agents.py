@@ -83,6 +83,7 @@ async def state(http: HttpCaller, task_id: str) -> str:
     return str(success(await http.get(f"/tasks/{task_id}"))["task"]["state"])
 
 
+@pytest.mark.guarantee("http-agents-read")
 async def test_an_agent_polls_works_and_completes(at: CellProcesses, http: HttpCaller) -> None:
     """⚠ Before its first poll it is listed and gets nothing, and its record says why; then it gets the task.
 
@@ -184,6 +185,7 @@ async def test_messages_and_orders_come_in_the_same_inbox(at: CellProcesses, htt
     assert record.status == "read"
 
 
+@pytest.mark.guarantee("killed-gateway")
 async def test_a_killed_gateway_loses_nothing_and_another_goes_on(at: CellProcesses, http: HttpCaller) -> None:
     """⚠ One gateway is killed while it waits for an entry, and after it has delivered one: the other has both."""
     other = HttpCaller(unused_ports(1)[0])
@@ -218,6 +220,7 @@ async def test_two_gateways_wake_the_polls_of_one_agent(at: CellProcesses, http:
     await at.assert_in_order(["t1"])
 
 
+@pytest.mark.guarantee("http-agents-read")
 async def test_one_that_is_silent_loses_what_it_holds(at: CellProcesses, http: HttpCaller) -> None:
     """⚠ It takes a task and neither polls nor sends heartbeats: the task goes to another agent that polls."""
     await register(http, heartbeat_interval=0.3)

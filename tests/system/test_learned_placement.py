@@ -89,6 +89,7 @@ async def failures_on(at: CellProcesses, ids: list[str], agent_id: str) -> int:
     return sum(attempt.agent_id == agent_id for attempt in attempts)
 
 
+@pytest.mark.guarantee("ejection")
 @pytest.mark.timeout(240)
 async def test_an_agent_that_fails_at_once_fails_no_task_for_good(at: CellProcesses) -> None:
     """⚠ It is always free, and healthy agents take their time. It is out within seconds, and tried again later."""

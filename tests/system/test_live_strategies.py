@@ -29,6 +29,7 @@ async def strategies_of(at: CellProcesses, ids: list[str]) -> set[str]:
     return {one.placement["strategy"] for one in records if one is not None and one.placement is not None}
 
 
+@pytest.mark.guarantee("rules-under-load")
 async def test_strategies_are_switched_under_load(at: CellProcesses) -> None:
     """For the cell and for the type of the tasks; a distributor that starts again begins with what is set."""
     await at.worker("registry")

@@ -92,6 +92,7 @@ def test_the_rules_are_valid() -> None:
     promtool("check", "config", str(EXAMPLES / "prometheus.yml"))
 
 
+@pytest.mark.guarantee("exact-metrics")
 async def test_a_scrape_has_what_prometheus_alerts_and_dashboard_need(at: CellProcesses, unused_port: int) -> None:
     """Every metric and label of an expression is in a real scrape; the totals go on after all processes restart."""
     http = HttpCaller(unused_port)

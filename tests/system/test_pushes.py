@@ -130,6 +130,7 @@ async def push_worker(world: World, name: str = "push-1", **environ: str) -> Pro
     return await world.at.worker(PUSH, name, **{"COORD_PUSH_TIMEOUT_S": SILENCE_S, **environ})
 
 
+@pytest.mark.guarantee("push-addresses")
 async def test_each_response_has_its_effect(world: World) -> None:
     """⚠ A result completes, 202 is reported later, and an error, a redirect or silence fails the attempt.
 
@@ -210,6 +211,7 @@ async def test_a_service_that_is_away_gets_its_task_when_it_is_back(world: World
     await world.at.assert_in_order(["t1"])
 
 
+@pytest.mark.guarantee("push-workers")
 async def test_a_slow_agent_delays_no_other(world: World) -> None:
     """⚠ One that holds all connections that it may have is silent; another completes meanwhile."""
     await push_worker(world, COORD_PUSH_TIMEOUT_S="60", COORD_PUSH_CONNECTIONS="20")
@@ -235,6 +237,7 @@ async def test_a_slow_agent_delays_no_other(world: World) -> None:
     await world.at.assert_in_order([*ids, "q1"])
 
 
+@pytest.mark.guarantee("push-workers")
 async def test_a_killed_worker_loses_nothing(world: World) -> None:
     """⚠ It is killed with tasks under way: another worker pushes them again, under the same leases."""
     first = await push_worker(world, COORD_PUSH_TIMEOUT_S="60")
@@ -258,6 +261,7 @@ async def test_a_killed_worker_loses_nothing(world: World) -> None:
     await world.at.assert_in_order(ids)
 
 
+@pytest.mark.guarantee("push-workers")
 async def test_two_workers_share_the_agents_and_a_shutdown_drops_nothing(world: World) -> None:
     """Every task of many agents is done, while one of two workers ends in between."""
     one, _ = await asyncio.gather(push_worker(world, "push-1"), push_worker(world, "push-2"))
@@ -274,6 +278,7 @@ async def test_two_workers_share_the_agents_and_a_shutdown_drops_nothing(world: 
     await world.at.assert_in_order(ids)
 
 
+@pytest.mark.guarantee("push-addresses")
 async def test_private_addresses_are_refused_with_security(world: World) -> None:
     """⚠ Whatever names or forms they have; a network that a setting allows is not."""
     worker = await push_worker(world, COORD_GATEWAY_SECURITY="true")

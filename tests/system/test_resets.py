@@ -68,6 +68,7 @@ def assert_unharmed(*people: Process) -> None:
             assert word not in text, f"{word} in the log of {one.name}:\n{one.told()}"
 
 
+@pytest.mark.guarantee("connection-resets")
 async def test_no_process_ends_and_no_agent_goes_deaf(at: CellProcesses, proxy: FaultyProxy) -> None:
     """Workers and agents whose connections are reset under load, at rest and amid writes, do all of it all the same."""
     through = {"COORD_REDIS_URL": proxy.url}
@@ -90,6 +91,7 @@ async def test_no_process_ends_and_no_agent_goes_deaf(at: CellProcesses, proxy: 
     assert await at.count(TaskState.COMPLETED) == done
 
 
+@pytest.mark.guarantee("errors-of-calls")
 def test_a_client_s_calls_end_well_or_say_that_redis_is_away(tmp_path: Path) -> None:
     """Submissions, reads and results on uvloop: an answer, or an error of coord's; nothing else leaks."""
 
@@ -131,6 +133,7 @@ def test_a_client_s_calls_end_well_or_say_that_redis_is_away(tmp_path: Path) -> 
         runner.run(work())
 
 
+@pytest.mark.guarantee("connection-resets")
 async def test_the_gateway_answers_after_its_idle_connection_was_reset(at: CellProcesses, proxy: FaultyProxy) -> None:
     """The first request as well, every time."""
     for kind in ("registry", "distributor"):
@@ -144,6 +147,7 @@ async def test_the_gateway_answers_after_its_idle_connection_was_reset(at: CellP
     assert_unharmed(process)
 
 
+@pytest.mark.guarantee("redis-busy-at-start")
 async def test_a_gateway_finds_a_server_that_refuses_writes_or_resets_at_first(
     at: CellProcesses, proxy: FaultyProxy
 ) -> None:

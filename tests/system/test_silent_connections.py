@@ -68,6 +68,7 @@ async def asked_of(at: CellProcesses, kind: str) -> None:
         assert (await handle.result(60))["by"] == "a0"
 
 
+@pytest.mark.guarantee("half-open-connections")
 @pytest.mark.parametrize(
     "silenced", ["distributor", "agent", *(pytest.param(one, marks=pytest.mark.long) for one in ("registry", "router"))]
 )
@@ -84,6 +85,7 @@ async def test_a_process_on_half_open_connections_goes_on(at: CellProcesses, pro
     assert all(one.alive for one in found.values())
 
 
+@pytest.mark.guarantee("half-open-connections")
 async def test_a_client_that_waits_for_a_result_goes_on(at: CellProcesses, proxy: FaultyProxy) -> None:
     """Its reads of the replies and its calls: the result comes, over other connections."""
     await people(at, "nobody", proxy)
@@ -101,6 +103,7 @@ async def test_a_client_that_waits_for_a_result_goes_on(at: CellProcesses, proxy
         assert (await client.task(handle.task_id)).state == TaskState.COMPLETED
 
 
+@pytest.mark.guarantee("half-open-connections")
 async def test_the_gateway_goes_on(at: CellProcesses, proxy: FaultyProxy) -> None:
     """The request that meets the half-open connection is answered as well."""
     await people(at, "nobody", proxy)
@@ -115,6 +118,7 @@ async def test_the_gateway_goes_on(at: CellProcesses, proxy: FaultyProxy) -> Non
     assert time.monotonic() - began < NOTICED_S
 
 
+@pytest.mark.guarantee("slow-server")
 async def test_a_server_that_is_slow_raises_no_alarm(at: CellProcesses) -> None:
     """CLIENT PAUSE of 2 s for everybody, and a server that stands still for 1 s, while tasks run: no alarm.
 

@@ -96,6 +96,7 @@ async def test_a_killed_server_is_started_again(start: Start) -> None:
     assert not runs(after.pid)
 
 
+@pytest.mark.guarantee("killed-coord-up")
 async def test_killed_it_leaves_no_worker_and_the_next_one_adopts_its_server(start: Start) -> None:
     """After kill -9 of `coord up` its workers end by themselves, its server stays, and the next `coord up` ends it."""
     first = start()

@@ -141,6 +141,7 @@ def passed(answer: AsgiAnswer) -> bool:
     return answer.status not in {0, 401, 403, 429}
 
 
+@pytest.mark.guarantee("http-roles")
 @pytest.mark.parametrize("route", NEEDING, ids=repr)
 async def test_a_route_needs_a_credential(app: GatewayApp, store: MemoryStore, route: Route) -> None:
     """None, a wrong one of each kind, and another scheme get a 401 that says what to send."""
@@ -156,6 +157,7 @@ async def test_a_route_needs_a_credential(app: GatewayApp, store: MemoryStore, r
     assert basic.code == "credential_missing"
 
 
+@pytest.mark.guarantee("http-roles")
 @pytest.mark.parametrize("route", NEEDING, ids=repr)
 async def test_a_route_needs_its_role(app: GatewayApp, store: MemoryStore, route: Route) -> None:
     """The roles before that of the row get a 403; it and the later ones pass, in either header."""
@@ -182,6 +184,7 @@ def replace_prefix(route: Route) -> Route:
     return found
 
 
+@pytest.mark.guarantee("http-roles")
 @pytest.mark.parametrize("route", OWNED, ids=repr)
 async def test_an_agent_acts_for_itself_only(app: GatewayApp, store: MemoryStore, route: Route) -> None:
     """Its key, its JWT and its token, on another agent's path or with another agent in the body."""
@@ -263,6 +266,7 @@ async def test_an_expired_key_is_refused(app: GatewayApp, store: MemoryStore) ->
     assert (answer.code, "expired" in answer.body["message"]) == ("credential_invalid", True)
 
 
+@pytest.mark.guarantee("http-limits")
 async def test_brute_force_is_limited(settings: Settings, store: MemoryStore) -> None:
     """After 20 wrong credentials a right one from there is not even looked at; one that is known there still is."""
     app = app_of(settings, store)

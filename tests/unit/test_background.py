@@ -36,6 +36,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return recorder
 
 
+@pytest.mark.guarantee("supervised-tasks")
 async def test_what_has_no_end_is_started_again_whether_it_raises_or_returns(
     recorder: Recorder,
 ) -> None:

@@ -225,6 +225,7 @@ def test_the_protocol_and_the_type_of_a_message(fields: dict[str, str], rule: st
     assert (message.rule, message.topic) == (rule, topic)
 
 
+@pytest.mark.guarantee("replies-by-the-receiver")
 @pytest.mark.parametrize(
     ("fields", "error"),
     [

@@ -123,6 +123,7 @@ def _forged() -> str:
 REFUSED["HS256 with the public RSA key"] = _forged()
 
 
+@pytest.mark.guarantee("http-roles")
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_token_is_refused(name: str) -> None:
     """Whatever is wrong with it; the message shows no part of it."""

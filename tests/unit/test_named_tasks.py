@@ -123,6 +123,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+@pytest.mark.guarantee("retry-elsewhere")
 def test_a_task_waits_for_agents_that_it_does_not_avoid_for_a_while_only(clock: Clock) -> None:
     """⚠ They may be full for hours, and the slot of the avoided agent would stay free as long."""
     planner = planner_of(1, 9)

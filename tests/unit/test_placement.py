@@ -193,6 +193,7 @@ def check_a_random_case(seed: int) -> None:
             view.update([changed], {changed: msgspec.structs.replace(fleet[changed])})
 
 
+@pytest.mark.guarantee("hard-requirements")
 @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(seed=st.integers(0, 2**48))
 def test_no_plan_breaks_a_requirement_or_a_capacity(seed: int) -> None:

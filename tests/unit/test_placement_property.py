@@ -863,12 +863,14 @@ def check(first_seed: int | None, examples: int, distributors: int) -> None:
     (run if first_seed is None else seed(first_seed)(run))()
 
 
+@pytest.mark.guarantee("requirements-at-dispatch", "no-idle-slot")
 @pytest.mark.parametrize("first_seed", range(4))
 def test_one_distributor_places_by_the_rules(first_seed: int) -> None:
     """⚠ No agent gets a task that it may not have, or more than it takes; no slot stays free that a task waits for."""
     check(first_seed, 875, 1)
 
 
+@pytest.mark.guarantee("capacity", "requirements-at-dispatch")
 @pytest.mark.parametrize("first_seed", range(4))
 def test_four_distributors_on_stale_views_place_by_the_rules(first_seed: int) -> None:
     """⚠ The same while agents change between plan and dispatch, and each of four distributors knows it late."""

@@ -286,6 +286,7 @@ def test_answers_to_a_table_that_was_replaced_meanwhile() -> None:
     assert planner.waiting["p1"].left == 2
 
 
+@pytest.mark.guarantee("no-idle-slot")
 def test_an_answer_that_arrives_late_ends_no_pool() -> None:
     """⚠ Two connections: it was given before what is known here, and tasks have come to wait again since."""
     planner = planner_of(2)

@@ -537,6 +537,7 @@ def run(profile: settings) -> None:
     run_state_machine_as_test(made, settings=profile)
 
 
+@pytest.mark.guarantee("named-capability-first", "parked-pools")
 @pytest.mark.timeout(900)  # what fails is made small first
 def test_no_pool_is_forgotten_whatever_happens() -> None:
     """⚠ Plans are those of a model that looks at everything; no pool waits while an agent that fits has room."""

@@ -51,6 +51,7 @@ FLEET = (
 )
 
 
+@pytest.mark.guarantee("broadcast-recipients")
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
@@ -100,6 +101,7 @@ async def test_an_invalid_broadcast_is_refused_by_name(
     assert len(await buried(cell)) == 1
 
 
+@pytest.mark.guarantee("broadcast-once")
 async def test_messages_and_broadcasts_of_a_sender_keep_their_order(cell: RunningCell, caller: Caller) -> None:
     """On one lane, in one batch and over several: nothing overtakes."""
     ids = await fleet(cell, 120)
@@ -115,6 +117,7 @@ async def test_messages_and_broadcasts_of_a_sender_keep_their_order(cell: Runnin
     await assert_keys_end(cell.redis, cell.keys)
 
 
+@pytest.mark.guarantee("broadcast-once")
 async def test_routers_that_vanish_in_the_middle_of_a_broadcast(
     cell: RunningCell, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:

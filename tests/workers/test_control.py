@@ -119,6 +119,7 @@ async def test_what_cannot_be_set_is_answered_with_what_can(
     assert await queries.get_live_values(cell.redis, cell.keys) == {}
 
 
+@pytest.mark.guarantee("rules-under-load")
 async def test_a_type_has_rules_of_its_own_in_every_distributor(cell: RunningCell, caller: Caller) -> None:
     """Also in one that starts later; a task's own strategy wins; records say by which rules a task was placed."""
     other = await cell.add("distributor")
@@ -148,6 +149,7 @@ async def test_a_type_has_rules_of_its_own_in_every_distributor(cell: RunningCel
     ]
 
 
+@pytest.mark.guarantee("rules-under-load")
 async def test_a_strategy_that_is_not_installed_is_named_and_loses_nothing(
     cell: RunningCell, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +225,7 @@ async def test_what_a_removed_agent_had_goes_to_others(cell: RunningCell, caller
     assert record.status is AgentStatus.INACTIVE
 
 
+@pytest.mark.guarantee("operator-requests-once")
 async def test_a_failed_task_goes_again_in_a_pool_that_had_gone(cell: RunningCell, caller: Caller) -> None:
     """No distributor has the pool in its table any more; the task is placed all the same."""
     (agent,) = await fleet(cell, 1)

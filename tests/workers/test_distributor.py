@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import msgspec
+import pytest
 
 from coord import queries
 from coord.models.facts import TaskCancelRequested
@@ -69,6 +70,7 @@ async def test_an_entry_may_tell_of_many_tasks(cell: RunningCell, caller: Caller
     await assert_ledger(cell.redis, cell.keys)
 
 
+@pytest.mark.guarantee("lists-of-facts")
 async def test_what_fails_in_an_entry_of_many_is_buried_with_it_and_nothing_else_is_lost(
     cell: RunningCell, caller: Caller
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from coord.models.agents import AgentStatus
 from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentStatusChanged
 from coord.models.tasks import Requirements, TaskState
@@ -79,6 +81,7 @@ async def test_a_log_trimmed_beyond_the_cursor_is_noticed(cell: RunningCell) -> 
     await wait_until(lambda: view.agents["a1"].agent.capacity == 42, "the change that went unread is seen")
 
 
+@pytest.mark.guarantee("rewound-log")
 async def test_a_log_rewound_under_the_cursor_is_noticed(cell: RunningCell) -> None:
     """The log is what it was a while ago, as after a fail-over, and so are the records: the view becomes that too."""
     await fleet(cell, 3)

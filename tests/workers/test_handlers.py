@@ -177,6 +177,7 @@ async def test_a_detail_that_is_large_or_that_nobody_can_decode_is_not_kept(
     assert (await direct.task()).error == TaskError("no_luck", "m", kept)
 
 
+@pytest.mark.guarantee("no-idle-slot")
 @pytest.mark.parametrize("read", ["changes", "snapshot"])
 async def test_an_agent_that_is_suspended_for_a_moment_gets_tasks_again(direct: DirectCell, read: str) -> None:
     """⚠ The suspension begins and ends between two looks, and a row that was read in between says that it is out."""

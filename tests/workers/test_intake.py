@@ -73,6 +73,7 @@ def _with_bad_id(stream: str) -> bytes:
     )
 
 
+@pytest.mark.guarantee("poison-entries")
 @pytest.mark.parametrize("stream", sorted(GOOD))
 async def test_poison_in_every_ingress_stream_is_buried_and_told(
     cell: RunningCell, caller: Caller, stream: str
@@ -128,6 +129,7 @@ async def test_a_caller_that_is_no_id_is_never_a_key(cell: RunningCell, caller: 
     assert replies == [cell.keys.replies(caller.id).encode()]
 
 
+@pytest.mark.guarantee("poison-entries")
 async def test_an_entry_whose_script_fails_is_tried_three_times_alone(cell: RunningCell, caller: Caller) -> None:
     """A record of a wrong type fails its own entry, three times by itself; then that one is buried, no other."""
     await cell.redis.set(cell.keys.task("broken"), "no hash")

@@ -53,6 +53,7 @@ async def assert_in_order(cell: RunningCell, count: int, receivers: int = 2) -> 
     assert number == count
 
 
+@pytest.mark.guarantee("order-of-delivery")
 async def test_four_routers_share_the_lanes_and_keep_the_order(cell: RunningCell) -> None:
     """Messages flow while routers come and take over lanes; a fifth one stands by, and replaces one that leaves."""
     await fleet(cell, 2)
@@ -71,6 +72,7 @@ async def test_four_routers_share_the_lanes_and_keep_the_order(cell: RunningCell
     await assert_keys_end(cell.redis, cell.keys)
 
 
+@pytest.mark.guarantee("order-of-links")
 async def test_changes_of_links_keep_their_order(cell: RunningCell, caller: Caller) -> None:
     """⚠ Of one agent, without waiting for answers, while several routers share the lanes: one of them handles all."""
     await fleet(cell, 2)
@@ -89,6 +91,7 @@ async def test_changes_of_links_keep_their_order(cell: RunningCell, caller: Call
     assert states == ["requested", "none"] * 50
 
 
+@pytest.mark.guarantee("order-of-pending-messages")
 async def test_entries_that_another_router_left_pending_are_delivered_first(cell: RunningCell) -> None:
     """In the order of their ids, whichever router has read them, and before those that nobody has read."""
     await fleet(cell, 2)
@@ -104,6 +107,7 @@ async def test_entries_that_another_router_left_pending_are_delivered_first(cell
     await assert_in_order(cell, 80 + MESSAGES)
 
 
+@pytest.mark.guarantee("order-of-pending-messages")
 async def test_an_entry_that_is_pending_for_nobody_does_not_stop_its_lane(cell: RunningCell) -> None:
     """⚠ It was read, and its consumer was deleted with its list: the router of the lane takes it up."""
     await fleet(cell, 1)
@@ -119,6 +123,7 @@ async def test_an_entry_that_is_pending_for_nobody_does_not_stop_its_lane(cell: 
     await assert_in_order(cell, 8, receivers=1)
 
 
+@pytest.mark.guarantee("order-over-routers")
 @pytest.mark.parametrize("lane", ["normal"])
 async def test_a_message_that_a_displaced_router_has_read_is_not_overtaken(
     cell: RunningCell, caller: Caller, lane: str

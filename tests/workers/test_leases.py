@@ -45,6 +45,7 @@ async def answer_questions(agent: RawAgent, leases: dict[str, str], until: async
         await asyncio.sleep(0.02)
 
 
+@pytest.mark.guarantee("lost-leases")
 async def test_a_lease_that_its_agent_lost_goes_to_another_attempt(cell: RunningCell) -> None:
     """An agent that lives and forgot what it claimed (its list lacks it twice) loses the task, which is tried again."""
     (agent,) = await fleet(cell, 1, capacity=1, heartbeat_interval=INTERVAL_S)
@@ -71,6 +72,7 @@ async def test_a_lease_that_its_agent_lost_goes_to_another_attempt(cell: Running
     await assert_ledger(cell.redis, cell.keys)
 
 
+@pytest.mark.guarantee("lost-leases")
 async def test_a_healthy_agent_under_load_loses_nothing(cell: RunningCell) -> None:
     """⚠ Lists cross reports all the time when an agent beats often and works much: no attempt is ever ended by one."""
     agent = Agent("busy", capacity=16, heartbeat_interval=0.05, url=cell.url, settings=cell.settings)
@@ -85,6 +87,7 @@ async def test_a_healthy_agent_under_load_loses_nothing(cell: RunningCell) -> No
         assert counters.get("reports_stale", 0) == 0
 
 
+@pytest.mark.guarantee("lost-leases")
 async def test_a_task_that_the_coordinator_lost_is_stopped(cell: RunningCell) -> None:
     """A record that is gone (a fail-over lost its second) makes its agent stop what nobody waits for any more."""
     started, stopped = asyncio.Event(), asyncio.Event()

@@ -197,6 +197,7 @@ async def test_a_full_server_drains(cell: RunningCell, caller: Caller) -> None:
     await assert_ledger(cell.redis, cell.keys)
 
 
+@pytest.mark.guarantee("poison-entries")
 async def test_a_killer_entry_does_not_kill_one_name_for_ever(cell: RunningCell, caller: Caller) -> None:
     """A worker that is started again under its name finds what killed it, one entry at a time, each try counted."""
     (router,) = cell.of_kind("router")
@@ -273,6 +274,7 @@ async def test_a_backlog_of_lists_does_not_keep_others_from_being_read(cell: Run
     assert await consumer.read_new(30, 1, None, {"in:messages:low": 3}) == []
 
 
+@pytest.mark.guarantee("supervised-tasks")
 async def test_an_unexpected_error_of_a_round_leaves_its_entries_pending_and_they_are_read_again(
     cell: RunningCell, caller: Caller
 ) -> None:
@@ -297,6 +299,7 @@ async def test_an_unexpected_error_of_a_round_leaves_its_entries_pending_and_the
     assert await buried(cell) == []
 
 
+@pytest.mark.guarantee("supervised-tasks")
 async def test_a_loop_that_keeps_failing_ends_its_process(cell: RunningCell, caller: Caller) -> None:
     """Five times in a row without a good turn; fewer are recovered from."""
     (worker,) = cell.of_kind("distributor")

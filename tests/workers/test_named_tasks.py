@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from coord import queries
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.explanations import WaitingReason
@@ -68,6 +70,7 @@ async def test_an_expected_duration_names_no_task(direct: DirectCell) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.guarantee("named-tasks")
 async def test_a_restarted_distributor_knows_what_a_task_prefers(direct: DirectCell) -> None:
     """⚠ The record has it. Plain tasks of the same pool wait in another queue, and have no such field."""
     await leave_to_others(direct)
@@ -118,6 +121,7 @@ async def fail(direct: DirectCell, task_id: str = "t1") -> str:
     return task.agent_id
 
 
+@pytest.mark.guarantee("retry-elsewhere")
 async def test_a_retry_goes_to_another_agent(direct: DirectCell) -> None:
     """⚠ An agent that fails at once is the least loaded one, and would get the task again and again."""
     await register(direct, "a2")
@@ -133,6 +137,7 @@ async def test_a_retry_goes_to_another_agent(direct: DirectCell) -> None:
     assert (await direct.task()).avoid == (failed[-1], failed[-2])
 
 
+@pytest.mark.guarantee("retry-elsewhere")
 async def test_a_retry_waits_for_another_agent_that_is_full(direct: DirectCell) -> None:
     """It does not go to the agent that failed, and does not hold up the tasks behind it."""
     await register(direct, "a2")
@@ -156,6 +161,7 @@ async def test_a_retry_waits_for_another_agent_that_is_full(direct: DirectCell) 
     assert (await direct.task("t2")).agent_id == "a1"
 
 
+@pytest.mark.guarantee("retry-elsewhere")
 async def test_a_retry_goes_to_the_same_agent_if_it_is_the_only_one(direct: DirectCell) -> None:
     """Agents of another kind, and those that have left or drain, do not count."""
     await register(direct, "other", capabilities=("sing",))
@@ -167,6 +173,7 @@ async def test_a_retry_goes_to_the_same_agent_if_it_is_the_only_one(direct: Dire
     assert await placed_again(direct) == "a1"
 
 
+@pytest.mark.guarantee("named-capability-first")
 async def test_a_task_without_capabilities_goes_first_to_an_agent_that_can_do_its_type(direct: DirectCell) -> None:
     """If one is eligible, the task waits for it even if others have room; otherwise it goes to any."""
     await register(direct, "other", capabilities=("sing",))
@@ -187,6 +194,7 @@ async def test_a_task_without_capabilities_goes_first_to_an_agent_that_can_do_it
     assert (await direct.task("t4")).agent_id == "other"
 
 
+@pytest.mark.guarantee("named-capability-first")
 async def test_waiting_tasks_follow_an_agent_that_registers(direct: DirectCell) -> None:
     """They go to it as soon as it can do their type, and to the others again when it has left."""
     await leave_to_others(direct)

@@ -73,6 +73,7 @@ async def end(cell: RunningCell, task_id: str, agent: RawAgent) -> None:
     await assert_keys_end(cell.redis, cell.keys)
 
 
+@pytest.mark.guarantee("parked-pools")
 async def test_a_parked_pool_is_served_when_an_agent_registers(cell: RunningCell, caller: Caller) -> None:
     """A fitting one; one that does not fit changes nothing, and ordinary tasks go on meanwhile."""
     (other,) = await fleet(cell, 1, capacity=200)
@@ -122,6 +123,7 @@ async def test_a_parked_pool_is_served_when_an_agent_gets_healthy(cell: RunningC
     await end(cell, task_id, agent)
 
 
+@pytest.mark.guarantee("parked-pools")
 async def test_a_parked_pool_is_served_when_a_label_changes(cell: RunningCell, caller: Caller) -> None:
     """An agent registers again with another label."""
     (agent,) = await fleet(cell, 1, labels={"zone": "eu"})
@@ -156,6 +158,7 @@ async def test_a_parked_pool_is_served_when_the_threshold_falls(cell: RunningCel
     await end(cell, task_id, agent)
 
 
+@pytest.mark.guarantee("parked-pools")
 @pytest.mark.parametrize("way", ["changes", "snapshot"])
 async def test_a_parked_pool_that_another_distributor_admitted_is_served(
     cell: RunningCell, caller: Caller, way: str

@@ -54,6 +54,7 @@ def without_net(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TICKS, "read_pools", 3_600.0)
 
 
+@pytest.mark.guarantee("no-idle-slot")
 async def test_two_distributors_with_stale_views_never_stand_still(
     without_net: None, cell: RunningCell, caller: Caller
 ) -> None:
@@ -80,6 +81,7 @@ async def test_two_distributors_with_stale_views_never_stand_still(
     await assert_keys_end(cell.redis, cell.keys)
 
 
+@pytest.mark.guarantee("no-idle-slot")
 async def test_a_view_that_takes_the_whole_fleet_for_busy_is_mended(
     without_net: None, cell: RunningCell, caller: Caller
 ) -> None:
@@ -112,6 +114,7 @@ async def test_nobody_idles_while_tasks_wait_and_nobody_gets_too_many(cell: Runn
     await assert_keys_end(cell.redis, cell.keys)
 
 
+@pytest.mark.guarantee("capacity")
 async def test_three_distributors_never_over_assign(cell: RunningCell, caller: Caller) -> None:
     """Far more tasks than room, three planners, nobody claims: every agent is full to its capacity and no further."""
     for _ in range(2):
@@ -126,6 +129,7 @@ async def test_three_distributors_never_over_assign(cell: RunningCell, caller: C
     await assert_ledger(cell.redis, cell.keys)
 
 
+@pytest.mark.guarantee("named-tasks")
 async def test_three_distributors_place_named_tasks(cell: RunningCell, caller: Caller) -> None:
     """More than one reading of the queue has, beside plain ones of the same pool: each is assigned, and once."""
     for _ in range(2):

@@ -64,6 +64,7 @@ async def placed_again(direct: DirectCell, task_id: str = "t1") -> str | None:
     return (await direct.task(task_id)).agent_id
 
 
+@pytest.mark.guarantee("payload-versions")
 async def test_each_version_may_refuse_a_task_once_and_the_last_one_fails_it(direct: DirectCell) -> None:
     """The attempts are kept with their code; none of them counts but the last one."""
     for version in ("2", "3"):
@@ -126,6 +127,7 @@ async def test_a_task_waits_for_an_agent_of_another_version_that_is_busy(direct:
     assert (await direct.task()).agent_id == "v2"
 
 
+@pytest.mark.guarantee("payload-versions")
 async def test_another_distributor_knows_which_versions_have_refused(direct: DirectCell) -> None:
     """The record has it; and a task of the same kind that nobody has refused may go to any agent."""
     await register(direct, "v2", "2")
@@ -192,6 +194,7 @@ async def give_back(direct: DirectCell, task_id: str = "t1") -> str:
     return task.agent_id
 
 
+@pytest.mark.guarantee("missing-handler")
 async def test_agents_without_a_handler_give_a_task_back_once_each(direct: DirectCell) -> None:
     """⚠ The task failed for good because it came to the wrong agent first. No attempt counts; the last one fails it."""
     for number in (2, 3):
@@ -226,6 +229,7 @@ async def test_an_agent_without_a_handler_gets_other_tasks(direct: DirectCell) -
     assert await placed_again(direct) == "a2"
 
 
+@pytest.mark.guarantee("missing-handler")
 async def test_a_task_waits_for_an_agent_that_may_have_a_handler(direct: DirectCell) -> None:
     """It is registered, and busy for now; the explanation says what is the matter with the other one."""
     await submit(direct)
@@ -285,6 +289,7 @@ class New(msgspec.Struct):
     pages: list[int]
 
 
+@pytest.mark.guarantee("payload-versions")
 async def test_no_task_fails_during_a_rolling_deployment_of_a_new_payload(
     cell: RunningCell, settings: Settings, redis: Redis
 ) -> None:

@@ -25,6 +25,7 @@ from tests.running import RunningCell
 from tests.workers.raw import Caller, await_quiet, buried, entries, fleet
 
 
+@pytest.mark.guarantee("order-of-delivery")
 @pytest.mark.parametrize("lane", list(Lane))
 async def test_messages_arrive_in_order_on_their_lane(cell: RunningCell, caller: Caller, lane: Lane) -> None:
     """A sender's messages to a receiver lie in the lane of their priority in the order in which they were sent."""
@@ -38,6 +39,7 @@ async def test_messages_arrive_in_order_on_their_lane(cell: RunningCell, caller:
     assert {(one[b"priority"].decode(), one[b"correlation_id"]) for one in found} == {(lane.value, b"c")}
 
 
+@pytest.mark.guarantee("message-once")
 async def test_the_same_message_twice_is_one(cell: RunningCell, caller: Caller) -> None:
     """The same id is answered ok and not delivered again; with other content it is a conflict."""
     await fleet(cell, 1)
@@ -49,6 +51,7 @@ async def test_the_same_message_twice_is_one(cell: RunningCell, caller: Caller) 
     assert len(await entries(cell.redis, cell.keys.inbox("a0", "low"))) == 1
 
 
+@pytest.mark.guarantee("undeliverable-messages")
 async def test_a_message_to_nobody_and_one_that_came_too_late_are_dead(cell: RunningCell, caller: Caller) -> None:
     """Both are recorded with a reason, listed among the dead, and their sender is told."""
     await fleet(cell, 1)

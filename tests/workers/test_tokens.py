@@ -77,6 +77,7 @@ class TestRequired:
         assert len(checks) == 3
         assert ["change_token"] in sent
 
+    @pytest.mark.guarantee("token-checks-fail-closed")
     async def test_nothing_is_handled_if_the_check_fails(
         self, cell: RunningCell, caller: Caller, monkeypatch: pytest.MonkeyPatch
     ) -> None:
