@@ -86,6 +86,7 @@ for place in (
     "coord.cli.messages:messages",
     "coord.cli.links:links",
     "coord.cli.keys:keys",
+    "coord.cli.cells:cells",
     "coord.cli.settings:strategy",
     "coord.cli.settings:settings",
     "coord.cli.dead:dead",

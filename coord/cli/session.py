@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 from msgspec import Struct
 
+from coord.cli.commands import cell_option
 from coord.cli.exit_codes import ExitCode, error_fields, sentence
 from coord.cli.output import hint, write_items, write_line
-from coord.config import Settings, load, option_of
+from coord.config import Settings, option_of
 from coord.errors import CoordError, ServerUnfit, Unavailable
 
 if TYPE_CHECKING:
@@ -32,17 +33,35 @@ REACH_S = 5.0
 SILENCE_S = 1.0
 
 
-def settings_of(*, redis_url: str | None, namespace: str | None, **others: Any) -> Settings:
-    """Return the settings of a command: its options take precedence over the environment; None means not given.
+def settings_of(
+    *, redis_url: str | None, namespace: str | None, uses_default_cell: bool = True, **others: Any
+) -> Settings:
+    """Return the settings of a command: its options take precedence over environment and cell; None means not given.
+
+    ``--cell`` is not an argument: every command with ``--redis-url`` has it, see ``coord.cli.commands``. A
+    configuration file that others can read causes a hint.
+
+    Args:
+        redis_url: the option of that name.
+        namespace: the option of that name.
+        uses_default_cell: use the default of the configuration file.
+        others: further options by field name.
 
     Raises:
-        ConfigError: an option or a variable is invalid; names it.
+        ConfigError: an option, a variable or the configuration file is invalid; names it.
     """
+    from coord.cells import load_with_cell
+
     if redis_url:
         from coord.connection import check_url  # imports the Redis client, which every command with a URL needs
 
         check_url(redis_url, option_of("redis_url"))
-    return load(redis_url=redis_url, namespace=namespace, **others)
+    settings, warnings = load_with_cell(
+        cell=cell_option(), uses_default=uses_default_cell, redis_url=redis_url, namespace=namespace, **others
+    )
+    for warning in warnings:
+        hint(f"warning: {warning}")
+    return settings
 
 
 def ask(
@@ -124,7 +143,7 @@ def empty_sentence(namespace: str) -> str:
     """Return the sentence about a namespace without a cell."""
     return (
         f"namespace '{namespace}' is empty: no worker has started in it and nothing was submitted to it; "
-        "check --namespace and COORD_NAMESPACE"
+        "check --namespace, COORD_NAMESPACE and the cell (`coord cells show`)"
     )
 
 
