@@ -74,6 +74,7 @@ for place in (
     "coord.cli.queues:queues",
     "coord.cli.queues:pools",
     "coord.cli.events:events",
+    "coord.cli.doctor:doctor",
     "coord.cli.fsck:fsck",
     "coord.cli.acl:acl",
 ):

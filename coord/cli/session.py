@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -34,7 +34,12 @@ SILENCE_S = 1.0
 
 
 def settings_of(
-    *, redis_url: str | None, namespace: str | None, uses_default_cell: bool = True, **others: Any
+    *,
+    redis_url: str | None,
+    namespace: str | None,
+    uses_default_cell: bool = True,
+    environ: Mapping[str, str] | None = None,
+    **others: Any,
 ) -> Settings:
     """Return the settings of a command: its options take precedence over environment and cell; None means not given.
 
@@ -45,6 +50,7 @@ def settings_of(
         redis_url: the option of that name.
         namespace: the option of that name.
         uses_default_cell: use the default of the configuration file.
+        environ: variables to read; default ``os.environ``.
         others: further options by field name.
 
     Raises:
@@ -57,7 +63,12 @@ def settings_of(
 
         check_url(redis_url, option_of("redis_url"))
     settings, warnings = load_with_cell(
-        cell=cell_option(), uses_default=uses_default_cell, redis_url=redis_url, namespace=namespace, **others
+        environ,
+        cell=cell_option(),
+        uses_default=uses_default_cell,
+        redis_url=redis_url,
+        namespace=namespace,
+        **others,
     )
     for warning in warnings:
         hint(f"warning: {warning}")
@@ -69,6 +80,7 @@ def ask(
     *,
     redis_url: str | None = None,
     namespace: str | None = None,
+    settings: Settings | None = None,
     warns_of_empty: bool = True,
 ) -> T:
     """Run ``work`` with an open client and return its result.
@@ -77,12 +89,13 @@ def ask(
         work: a function of the client, such as ``lambda client: client.task(task_id)``; Ctrl-C cancels it.
         redis_url: the option of that name.
         namespace: the option of that name.
+        settings: of ``settings_of``, instead of these options.
         warns_of_empty: print a hint if a namespace other than the default is empty.
 
     Raises:
         CoordError: a setting is invalid, Redis is unavailable or refuses a command, or ``work`` raised it.
     """
-    settings = settings_of(redis_url=redis_url, namespace=namespace)
+    settings = settings or settings_of(redis_url=redis_url, namespace=namespace)
     is_named = warns_of_empty and settings.namespace != Settings().namespace
 
     async def warned(client: Client) -> T:

@@ -1,30 +1,68 @@
-"""Reads the statistics of the cell for ``/metrics`` and the like: requests within a second share one read."""
+"""Reads the state of the cell for ``/metrics``, ``/system`` and the like: requests within a second share one read."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import Generic, TypeVar
 
+from coord.doctor import Snapshot
 from coord.gateway.backend import Backend
 from coord.gateway.exposition import render
 from coord.models.statistics import CellStatistics
 
 #: Seconds for which a read is shared.
 SHARED_S = 1.0
+#: The same for the check of the ledger, which reads every record.
+LEDGER_S = 30.0
+
+T = TypeVar("T")
+
+
+class SharedRead(Generic[T]):
+    """A read that concurrent requests share, and those within a time after it began.
+
+    Args:
+        read: reads from the cell.
+        shared_s: for how long its result is returned, in seconds.
+    """
+
+    def __init__(self, read: Callable[[], Awaitable[T]], shared_s: float = SHARED_S) -> None:
+        self._read = read
+        self._shared_s = shared_s
+        self._reading: asyncio.Task[T] | None = None
+        self._read_at = 0.0
+
+    async def get(self) -> T:
+        """Return the result of the read.
+
+        Raises:
+            ServerUnavailable: Redis does not answer.
+        """
+        reading = self._reading
+        if reading is None or (reading.done() and (_failed(reading) or monotonic() - self._read_at > self._shared_s)):
+            reading = self._reading = asyncio.create_task(self._run())
+            self._read_at = monotonic()
+        return await asyncio.shield(reading)
+
+    async def _run(self) -> T:
+        return await self._read()
 
 
 class Scrapes:
-    """The latest statistics of the cell, and the metrics made of them.
+    """The latest statistics of the cell, the metrics made of them, and the latest snapshots for ``/system``.
 
     Args:
         backend: the client.
     """
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._reading: asyncio.Task[CellStatistics] | None = None
-        self._read_at = 0.0
-        self._rendered: dict[str, tuple[bytes, str]] = {}  # Accept -> metrics of the current read
+        self._statistics = SharedRead(backend.stats)
+        self._system = SharedRead(backend.system)
+        self._checked_system = SharedRead(lambda: backend.system(checks_ledger=True), LEDGER_S)
+        self._rendered_of: CellStatistics | None = None
+        self._rendered: dict[str, tuple[bytes, str]] = {}  # Accept -> metrics of these statistics
 
     async def statistics(self) -> CellStatistics:
         """Return the statistics of the cell, at most a second old.
@@ -32,12 +70,23 @@ class Scrapes:
         Raises:
             ServerUnavailable: Redis does not answer.
         """
-        reading = self._reading
-        if reading is None or (reading.done() and (_failed(reading) or monotonic() - self._read_at > SHARED_S)):
-            reading = self._reading = asyncio.create_task(self._backend.stats())
-            self._read_at = monotonic()
-            self._rendered = {}
-        return await asyncio.shield(reading)
+        return await self._statistics.get()
+
+    async def system(self) -> Snapshot:
+        """Return a snapshot of the cell, at most a second old.
+
+        Raises:
+            ServerUnavailable: Redis does not answer.
+        """
+        return await self._system.get()
+
+    async def checked_system(self) -> Snapshot:
+        """Return a snapshot with a check of the ledger, at most 30 s old; only one check runs at a time.
+
+        Raises:
+            ServerUnavailable: Redis does not answer.
+        """
+        return await self._checked_system.get()
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type.
@@ -49,6 +98,8 @@ class Scrapes:
             ServerUnavailable: Redis does not answer.
         """
         statistics = await self.statistics()
+        if statistics is not self._rendered_of:
+            self._rendered_of, self._rendered = statistics, {}
         found = self._rendered.get(accept)
         if found is None:
             if len(self._rendered) >= 8:
@@ -57,5 +108,5 @@ class Scrapes:
         return found
 
 
-def _failed(reading: asyncio.Task[CellStatistics]) -> bool:
+def _failed(reading: asyncio.Task[T]) -> bool:
     return reading.cancelled() or reading.exception() is not None
