@@ -60,7 +60,7 @@ FAMILIES: dict[str, Family] = {
     "agents:active": Family("set", gateway="r", operator="r"),
     "agents:all": Family("set", gateway="r", operator="r"),
     "agents:expiry": Family("zset", operator="r"),
-    "agents:departed": Family("zset", operator="r"),
+    "agents:departed": Family("zset", gateway="r", operator="r"),
     "agents:reported": Family("set", operator="r"),
     "agents:pushed": Family("set", gateway="r", operator="r"),
     "agents:lost": Family("zset", operator="r"),

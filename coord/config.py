@@ -75,14 +75,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # Redis connection
 
-    #: Address of the Redis server: a redis://, rediss:// or unix:// URL. Unset: the address in the endpoint file of a
-    #: running ``coord up``; without one, 127.0.0.1:6379.
+    #: Address of the Redis server: a redis://, rediss:// or unix:// URL. Unset: the address of ``cell``; without one,
+    #: the address in the endpoint file of a running ``coord up``; without that, 127.0.0.1:6379.
     redis_url: str | None = None
     #: First part of every key, as a Redis Cluster hash tag (``{coord}``). One namespace is one cell, on one primary.
     namespace: Namespace = "coord"
     #: File in which ``coord up`` publishes the address of Redis, and in which clients look it up. Unset:
     #: ``$XDG_RUNTIME_DIR/coord/endpoint.json``; without that variable, ``~/.local/state/coord/endpoint.json``.
     endpoint_file: str | None = None
+    #: Name of the cell to use, from the configuration file; ``local`` is a running ``coord up``. ``COORD_REDIS_URL``
+    #: takes precedence. Unset: the default of that file.
+    cell: str | None = None
+    #: Configuration file with named cells. Unset: ``$XDG_CONFIG_HOME/coord/config.toml``; without that variable,
+    #: ``~/.config/coord/config.toml``.
+    config_file: str | None = None
     #: Accept a server with a maxmemory-policy that evicts keys. Off by default, because eviction silently loses
     #: acknowledged tasks.
     allow_eviction: bool = False

@@ -73,11 +73,12 @@ def _spread(items: list[pytest.Item], parts: int) -> list[pytest.Item]:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting and no running ``coord up`` of the person who tests reaches a test."""
+    """No setting, no named cell and no running ``coord up`` of the person who tests reaches a test."""
     for name in list(os.environ):
         if name.startswith(("COORD_", "AITBC_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,8 @@ the error names the nearest known setting or the expected value. In a program wi
 variable is a warning. Variables that Kubernetes sets for a service called `coord` or `coord-…` are ignored
 (`COORD_SERVICE_HOST`, `COORD_PORT=tcp://…`, `COORD_GATEWAY_PORT=tcp://…`).
 
-Options of a command take precedence over the environment; see [command-line.md](command-line.md).
+Options of a command take precedence over the environment, and the environment over a named cell of the configuration
+file; see [command-line.md](command-line.md#cells).
 
 These settings can be changed at run time with `coord settings set`: {live}.
 The value set at run time takes precedence over the environment. `coord settings show` prints the values in effect.

@@ -25,6 +25,7 @@ import uvloop
 from redis import exceptions as redis_errors
 
 from coord import config, log_setup, logs, standard_streams
+from coord.cells import load_with_cell
 from coord.connection import await_server, safe_url, wait_for_server
 from coord.errors import CoordError, ServerUnavailable, ServerUnfit
 from coord.models.ids import check_id, new_id
@@ -217,8 +218,10 @@ def main() -> int:
 def _main() -> int:
     options = arguments().parse_args()
     try:
-        settings = config.load()
+        settings, warnings = load_with_cell()
         log_setup.configure(settings, service=f"coord-{options.kind}")
+        for warning in warnings:
+            log.warning("config.exposed", message=warning)
         host = "".join(c if c.isalnum() or c in "._-" else "-" for c in socket.gethostname())[:64]
         name = check_id(options.name, "name") if options.name else f"{host}-{os.getpid()}-{new_id()[-6:]}"
         _collect_seldom()

@@ -16,6 +16,7 @@ import psutil
 from redis.exceptions import RedisError
 
 from coord import config, standard_streams
+from coord.cells import load_with_cell
 from coord.connection import connect_worker, locate, safe_url
 from coord.errors import CoordError
 from coord.keys import KINDS, Keys
@@ -63,7 +64,7 @@ def main() -> int:
     """Read the command line and the settings, check, and print the result; return the exit code."""
     options = arguments().parse_args()
     try:
-        is_alive, result = asyncio.run(_check(options.kind, config.load()))
+        is_alive, result = asyncio.run(_check(options.kind, load_with_cell()[0]))
     except CoordError as error:
         is_alive, result = False, str(error)
     if is_alive:

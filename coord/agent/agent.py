@@ -141,7 +141,7 @@ class Agent:
     ) -> None:
         check_connection_options(url, settings)
         self.agent_id = check_agent_id(agent_id)
-        self.settings = settings if settings is not None else load_in_program()
+        self.settings = settings if settings is not None else load_in_program(url)
         self._token = AgentToken.of(self.settings, token)
         self.drain_timeout = None if drain_timeout is None else as_seconds(drain_timeout, "drain_timeout")
         self._forget_after = None if forget_after is None else as_seconds(forget_after, "forget_after")

@@ -74,6 +74,7 @@ for place in (
     "coord.cli.queues:queues",
     "coord.cli.queues:pools",
     "coord.cli.events:events",
+    "coord.cli.doctor:doctor",
     "coord.cli.fsck:fsck",
     "coord.cli.acl:acl",
 ):
@@ -86,6 +87,7 @@ for place in (
     "coord.cli.messages:messages",
     "coord.cli.links:links",
     "coord.cli.keys:keys",
+    "coord.cli.cells:cells",
     "coord.cli.settings:strategy",
     "coord.cli.settings:settings",
     "coord.cli.dead:dead",

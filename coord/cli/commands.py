@@ -42,8 +42,9 @@ from typing import Annotated, Any, cast
 
 import click
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from coord.errors import ConfigError
 from coord.interrupts import ends_on_interrupt
 from coord.suggestions import closest
 
@@ -53,6 +54,9 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        names = [parameter.name for parameter in self.params]
+        if "redis_url" in names:
+            self.params.insert(names.index("redis_url"), _new_cell_option())
         for parameter in self.params:
             if isinstance(parameter.type, click.Choice) and parameter.metavar is None:
                 _list_choices(parameter, parameter.type)
@@ -89,6 +93,45 @@ Namespace = Annotated[
     str | None,
     typer.Option("--namespace", metavar="NAME", help="First part of every key.", show_default="coord, or coord up's"),
 ]
+
+#: The key of ``--cell`` in the context of a command line.
+_CELL = "coord.cell"
+
+
+def cell_option() -> str | None:
+    """Return the value of ``--cell`` in this command line; None: not given, or no command line is running."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get(_CELL)
+
+
+def complete_cell(incomplete: str) -> list[str]:
+    """Return the names of cells that begin so, for the completion of a shell; nothing if the file is invalid."""
+    from coord.cells import LOCAL, read_cells
+
+    try:
+        names = [*read_cells().cells, LOCAL]
+    except ConfigError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _remember_cell(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value is not None:  # the option may stand before the command, and not after it
+        context.meta[_CELL] = value
+
+
+def _new_cell_option() -> TyperOption:
+    """Return ``--cell``: it names what ``--redis-url`` and ``--namespace`` name together, so each command has it."""
+    return TyperOption(
+        param_decls=["--cell"],
+        metavar="NAME",
+        help="Cell of the configuration file (`coord cells list`).",
+        show_default="COORD_CELL, or the file's default",
+        expose_value=False,
+        callback=_remember_cell,
+        autocompletion=lambda _context, _words, incomplete: list(complete_cell(incomplete)),
+    )
+
 
 _SETTINGS: dict[str, Any] = {
     "no_args_is_help": True,
@@ -152,7 +195,9 @@ def root(options: Callable[..., None], summary: str) -> Group:
     """
     app = typer.Typer(name="coord", cls=Group, **_SETTINGS)
     app.callback(help=summary)(options)
-    return cast("Group", typer.main.get_command(app))
+    command = cast("Group", typer.main.get_command(app))
+    command.params.insert(0, _new_cell_option())
+    return command
 
 
 def group(name: str, summary: str) -> Group:

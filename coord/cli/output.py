@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from coord import units
 from coord.errors import ConfigError
 from coord.models.agents import AgentStatus
 from coord.models.messages import MessageStatus
@@ -166,19 +167,8 @@ def moment(ms: int | None) -> str:
 
 
 def duration(ms: float | None) -> str:
-    """Format a duration in milliseconds: 12 ms, 3.4 s, 5 min 6 s, 7 h 8 min, 9 d 10 h; '' for None."""
-    if ms is None:
-        return ""
-    minutes, seconds = divmod(int(ms // 1000), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    if minutes:
-        return f"{minutes} min {seconds} s"
-    return f"{ms / 1000:.1f} s" if ms >= 1000 else f"{ms:.0f} ms"
+    """Format a duration in milliseconds, see ``coord.units.duration``; '' for None."""
+    return "" if ms is None else units.duration(ms)
 
 
 def _write_rich(renderable: Any) -> None:

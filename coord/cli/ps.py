@@ -12,16 +12,15 @@ from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
 from coord.cli.output import duration, hint, write_json, write_json_line, write_line, write_table
 from coord.cli.session import ask
-from coord.keys import PUSH
 from coord.models.cell import (
     PLACE_UP_TO,
     REFUSE_ABOVE,
     RELIEVE_ABOVE,
-    WAITS_FOR,
     MemoryUse,
     StreamBacklog,
     WorkersReport,
 )
+from coord.units import size
 
 if TYPE_CHECKING:
     from coord import Client
@@ -33,8 +32,6 @@ TREND_S = 0.5
 WATCH_S = 2.0
 #: Milliseconds after which a waiting entry causes a warning; a batch takes milliseconds.
 LATE_MS = 5_000
-#: Milliseconds without progress after which a worker causes a warning; an idle one makes progress every two seconds.
-STUCK_MS = 10_000
 
 COLUMNS = ("kind", "name", "host", "pid", "version", "age", "handled", "per s", "lag", "progress")
 #: Columns that a narrow terminal omits; --json has them, and the name identifies a worker on one machine.
@@ -151,30 +148,14 @@ def worker_warnings(found: WorkersSnapshot, before: WorkersSnapshot | None = Non
         found: workers and backlogs.
         before: the same half a second earlier, to see whether a backlog grows.
     """
-    warnings = [
-        f"no {kind} is running, so {WAITS_FOR[kind]} wait; start one: coord worker {kind}"
-        for kind in dict.fromkeys(backlog.kind for backlog in found.backlogs)
-        if not any(worker.kind == kind for worker in found.workers)
+    from coord.doctor.checks import missing_tokens, missing_workers, stuck_workers  # imports the Redis client
+
+    problems = [
+        *missing_workers(found.workers, found.pushed, dict.fromkeys(backlog.kind for backlog in found.backlogs)),
+        *stuck_workers(found.workers, found.now),
+        *missing_tokens(found.workers),
     ]
-    if found.pushed and not any(worker.kind == PUSH for worker in found.workers):
-        warnings.append(
-            f"no push worker is running, so the {WAITS_FOR[PUSH]} wait ({found.pushed} agents); start one: "
-            "coord worker push"
-        )
-    warnings += [
-        f"{worker.name} (pid {worker.pid} on {worker.host}) has made no progress for "
-        f"{duration(found.now - worker.progress_at)}; see its log"
-        for worker in found.workers
-        if found.now - worker.progress_at > STUCK_MS
-    ]
-    checking = [worker for worker in found.workers if worker.kind not in {"distributor", PUSH}]  # no facts of agents
-    if any(worker.require_tokens for worker in checking):
-        warnings += [
-            f"{worker.name} (pid {worker.pid} on {worker.host}) requires no tokens of agents, and others do; "
-            "start it with COORD_REQUIRE_TOKENS=on"
-            for worker in checking
-            if not worker.require_tokens
-        ]
+    warnings = [problem.sentence for problem in problems]
     lengths = {backlog.stream: backlog.length for backlog in before.backlogs} if before else {}
     for backlog in found.backlogs:
         if is_late(backlog, found.now):
@@ -227,15 +208,6 @@ def memory_warnings(use: MemoryUse) -> list[str]:
     fullness = f"the server's memory is {memory.share:.0%} full ({size(use.used)} of {size(use.maximum)})"
     relief = f"Above {RELIEVE_ABOVE:.0%}, results of ended tasks are dropped"
     return [f"{fullness}, so {effect}{holders}. {relief}. Next: {steps}"]
-
-
-def size(count: float) -> str:
-    """Format a number of bytes in KiB, MiB or GiB."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
 
 
 def _holders(use: MemoryUse) -> str:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from msgspec import Struct
 
+from coord.cli.commands import cell_option
 from coord.cli.exit_codes import ExitCode, error_fields, sentence
 from coord.cli.output import hint, write_items, write_line
-from coord.config import Settings, load, option_of
+from coord.config import Settings, option_of
 from coord.errors import CoordError, ServerUnfit, Unavailable
 
 if TYPE_CHECKING:
@@ -32,17 +33,46 @@ REACH_S = 5.0
 SILENCE_S = 1.0
 
 
-def settings_of(*, redis_url: str | None, namespace: str | None, **others: Any) -> Settings:
-    """Return the settings of a command: its options take precedence over the environment; None means not given.
+def settings_of(
+    *,
+    redis_url: str | None,
+    namespace: str | None,
+    uses_default_cell: bool = True,
+    environ: Mapping[str, str] | None = None,
+    **others: Any,
+) -> Settings:
+    """Return the settings of a command: its options take precedence over environment and cell; None means not given.
+
+    ``--cell`` is not an argument: every command with ``--redis-url`` has it, see ``coord.cli.commands``. A
+    configuration file that others can read causes a hint.
+
+    Args:
+        redis_url: the option of that name.
+        namespace: the option of that name.
+        uses_default_cell: use the default of the configuration file.
+        environ: variables to read; default ``os.environ``.
+        others: further options by field name.
 
     Raises:
-        ConfigError: an option or a variable is invalid; names it.
+        ConfigError: an option, a variable or the configuration file is invalid; names it.
     """
+    from coord.cells import load_with_cell
+
     if redis_url:
         from coord.connection import check_url  # imports the Redis client, which every command with a URL needs
 
         check_url(redis_url, option_of("redis_url"))
-    return load(redis_url=redis_url, namespace=namespace, **others)
+    settings, warnings = load_with_cell(
+        environ,
+        cell=cell_option(),
+        uses_default=uses_default_cell,
+        redis_url=redis_url,
+        namespace=namespace,
+        **others,
+    )
+    for warning in warnings:
+        hint(f"warning: {warning}")
+    return settings
 
 
 def ask(
@@ -50,6 +80,7 @@ def ask(
     *,
     redis_url: str | None = None,
     namespace: str | None = None,
+    settings: Settings | None = None,
     warns_of_empty: bool = True,
 ) -> T:
     """Run ``work`` with an open client and return its result.
@@ -58,12 +89,13 @@ def ask(
         work: a function of the client, such as ``lambda client: client.task(task_id)``; Ctrl-C cancels it.
         redis_url: the option of that name.
         namespace: the option of that name.
+        settings: of ``settings_of``, instead of these options.
         warns_of_empty: print a hint if a namespace other than the default is empty.
 
     Raises:
         CoordError: a setting is invalid, Redis is unavailable or refuses a command, or ``work`` raised it.
     """
-    settings = settings_of(redis_url=redis_url, namespace=namespace)
+    settings = settings or settings_of(redis_url=redis_url, namespace=namespace)
     is_named = warns_of_empty and settings.namespace != Settings().namespace
 
     async def warned(client: Client) -> T:
@@ -124,7 +156,7 @@ def empty_sentence(namespace: str) -> str:
     """Return the sentence about a namespace without a cell."""
     return (
         f"namespace '{namespace}' is empty: no worker has started in it and nothing was submitted to it; "
-        "check --namespace and COORD_NAMESPACE"
+        "check --namespace, COORD_NAMESPACE and the cell (`coord cells show`)"
     )
 
 

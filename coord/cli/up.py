@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coord.cli.commands import Namespace
+from coord.cli.commands import Namespace, cell_option
 from coord.cli.exit_codes import ExitCode
 from coord.cli.session import settings_of
 from coord.errors import ConfigError
@@ -87,9 +87,11 @@ def up(
 
     if data is not None and redis_url is not None:
         raise ConfigError("--data is for the embedded server and --redis-url for an external one; give one of them")
+    if data is not None and (cell := cell_option()) is not None:
+        raise ConfigError(f"--data is for the embedded server and --cell {cell} for another one; give one of them")
     if port is not None and not gateway:
         raise ConfigError("--port is the port of the gateway, and --no-gateway runs none; give one of them")
-    settings = settings_of(redis_url=redis_url, namespace=namespace, gateway_port=port)
+    settings = settings_of(redis_url=redis_url, namespace=namespace, uses_default_cell=False, gateway_port=port)
     if repair_aof and data is None and settings.redis_url:
         raise ConfigError("--repair-aof is for the embedded server; give its folder with --data")
     workers = {"registry": registries, "distributor": distributors, "router": routers, "push": push_workers}

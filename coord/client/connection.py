@@ -70,14 +70,14 @@ class ClientConnection:
     """One connection to a cell, for any number of coroutines of one event loop.
 
     Args:
-        url: URL of Redis; default: see ``coord.connection.locate``.
+        url: URL of Redis; default: of the cell in use, see ``coord.cells``.
         settings: default: from the environment.
         reach_s: seconds that ``open`` waits for a server that does not answer or is loading its data.
     """
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
         check_connection_options(url, settings)
-        self.settings = settings if settings is not None else load_in_program()
+        self.settings = settings if settings is not None else load_in_program(url)
         self.caller = new_id()  #: id under which this client receives answers, from open to close
         #: ``open`` fails at once if nothing listens at the address, and logs nothing: for commands, which say it.
         self.refused_is_final = False

@@ -27,6 +27,7 @@ from coord.client.handle import CancelAnswer, TaskHandle
 from coord.client.submission import checked_append
 from coord.config import PER_TYPE, Settings
 from coord.connection import WaitNotice, reading
+from coord.doctor import Snapshot, read_snapshot
 from coord.errors import (
     AgentNotFound,
     ConfigError,
@@ -67,6 +68,8 @@ log = logs.get_logger()
 OPEN_S = 2.0
 #: Seconds between two attempts.
 OPEN_AGAIN_S = 0.2
+#: Additional seconds for a check of the ledger.
+LEDGER_S = 30.0
 #: Tasks that are cancelled in one step when a queue is cleared.
 CLEARED_AT_ONCE = 500
 #: Statuses with which an agent leaves: no heartbeat is valid after one of them.
@@ -493,6 +496,19 @@ class Backend:
         async with self.limited():
             found = await self.client.agent_weights()
         return {agent_id: weight for agent_id, weight in sorted(found.items()) if weight != 1}
+
+    async def system(self, *, checks_ledger: bool = False) -> Snapshot:
+        """Return a snapshot of the cell for ``/system``; the check of the ledger reads every record."""
+        async with self.limited(LEDGER_S if checks_ledger else 0):
+            connection = self.client.connection
+            with reading():
+                return await read_snapshot(
+                    connection.redis,
+                    connection.keys,
+                    connection.settings,
+                    full=False,
+                    checks_ledger=checks_ledger,
+                )
 
     async def write_refusal(self) -> str:
         """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""

@@ -1,4 +1,4 @@
-"""Reads the statistics of the cell for ``/metrics`` and the like: requests within some seconds share one read."""
+"""Reads the state of the cell for ``/metrics``, ``/system`` and the like: requests within a second share one read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Generic, TypeVar
 
+from coord.doctor import Snapshot
 from coord.gateway.backend import Backend
 from coord.gateway.exposition import render
 from coord.models.statistics import CellStatistics
@@ -17,18 +18,52 @@ T = TypeVar("T")
 SHARED_S = 1.0
 #: The same for the weights of the agents: a read costs a command for each agent, and weights rarely change.
 WEIGHTS_S = 10.0
+#: The same for the check of the ledger, which reads every record.
+LEDGER_S = 30.0
+
+
+class SharedRead(Generic[T]):
+    """A read that concurrent requests share, and those within a time after it began.
+
+    Args:
+        read: reads from the cell.
+        shared_s: for how long its result is returned, in seconds.
+    """
+
+    def __init__(self, read: Callable[[], Awaitable[T]], shared_s: float = SHARED_S) -> None:
+        self._read = read
+        self._shared_s = shared_s
+        self._reading: asyncio.Task[T] | None = None
+        self._read_at = 0.0
+
+    async def get(self) -> T:
+        """Return the result of the read.
+
+        Raises:
+            ServerUnavailable: Redis does not answer.
+        """
+        reading = self._reading
+        if reading is None or (reading.done() and (_failed(reading) or monotonic() - self._read_at > self._shared_s)):
+            reading = self._reading = asyncio.create_task(self._run())
+            self._read_at = monotonic()
+        return await asyncio.shield(reading)
+
+    async def _run(self) -> T:
+        return await self._read()
 
 
 class Scrapes:
-    """The latest statistics of the cell, and the metrics made of them.
+    """The latest statistics of the cell, the metrics made of them, and the latest snapshots for ``/system``.
 
     Args:
         backend: the client.
     """
 
     def __init__(self, backend: Backend) -> None:
-        self._statistics = _Shared(backend.stats, SHARED_S)
-        self._weights = _Shared(backend.agent_weights, WEIGHTS_S)
+        self._statistics = SharedRead(backend.stats)
+        self._weights = SharedRead(backend.agent_weights, WEIGHTS_S)
+        self._system = SharedRead(backend.system)
+        self._checked_system = SharedRead(lambda: backend.system(checks_ledger=True), LEDGER_S)
         self._rendered: dict[str, tuple[bytes, str]] = {}  # Accept -> metrics of the current read
         self._rendered_of: CellStatistics | None = None
 
@@ -48,6 +83,22 @@ class Scrapes:
         """
         return await self._weights.get()
 
+    async def system(self) -> Snapshot:
+        """Return a snapshot of the cell, at most a second old.
+
+        Raises:
+            ServerUnavailable: Redis does not answer.
+        """
+        return await self._system.get()
+
+    async def checked_system(self) -> Snapshot:
+        """Return a snapshot with a check of the ledger, at most 30 s old; only one check runs at a time.
+
+        Raises:
+            ServerUnavailable: Redis does not answer.
+        """
+        return await self._checked_system.get()
+
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type.
 
@@ -64,27 +115,6 @@ class Scrapes:
         if found is None:
             found = self._rendered[accept] = render(statistics, accept)
         return found
-
-
-class _Shared(Generic[T]):
-    """A read that all requests within a time share."""
-
-    def __init__(self, read: Callable[[], Awaitable[T]], seconds: float) -> None:
-        self._read = read
-        self._seconds = seconds
-        self._reading: asyncio.Task[T] | None = None
-        self._read_at = 0.0
-
-    async def get(self) -> T:
-        """Return what was read; read again if it is too old, or if the last read failed."""
-        reading = self._reading
-        if reading is None or (reading.done() and (_failed(reading) or monotonic() - self._read_at > self._seconds)):
-            reading = self._reading = asyncio.create_task(self._run())
-            self._read_at = monotonic()
-        return await asyncio.shield(reading)
-
-    async def _run(self) -> T:
-        return await self._read()
 
 
 def _failed(reading: asyncio.Task[T]) -> bool:

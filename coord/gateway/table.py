@@ -20,6 +20,7 @@ from coord.gateway import (
     reference,
     reports,
     rules,
+    system,
     tasks,
     websocket,
 )
@@ -97,6 +98,7 @@ from coord.gateway.schemas import (
     TaskExplained,
     TaskFound,
 )
+from coord.gateway.system import SystemFound, SystemQuery
 from coord.gateway.tasks import (
     BatchSubmitted,
     CancelBody,
@@ -122,6 +124,7 @@ ROUTES: tuple[Route, ...] = (
     # Metrics: requests within a second share one read.
     Route("GET", "/metrics", metrics.scrape, answer=None, role="readonly", counted=False),
     Route("GET", "/metrics/summary", metrics.summary, answer=MetricsSummary, role="readonly"),
+    Route("GET", "/system", system.system, query=SystemQuery, answer=SystemFound, role="readonly"),
     # The service
     Route("GET", "/", reference.root, answer=Root, role=None),
     Route("GET", "/schema/openapi.json", reference.openapi, answer=None, role=None),

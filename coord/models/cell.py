@@ -88,6 +88,7 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     version: str
     started_at: int
     progress_at: int  #: last iteration of its loop
+    heartbeat_at: int = 0  #: its last sign of life
     handled: int  #: entries handled since its start
     per_s: float  #: entries a second since its previous report, a few seconds earlier
     lag_ms: int  #: age of the last entry when it was handled

@@ -17,7 +17,14 @@ from coord.queries.agents import (
     scan_fleet,
 )
 from coord.queries.api_keys import get_api_key, list_api_keys
-from coord.queries.cell import WorkersSnapshot, count_workers, get_write_refusal, is_empty_cell, list_workers
+from coord.queries.cell import (
+    WorkersSnapshot,
+    count_workers,
+    get_write_refusal,
+    is_empty_cell,
+    list_workers,
+    worker_record,
+)
 from coord.queries.dead_letters import (
     count_dead_letters,
     get_dead_entry,
@@ -174,4 +181,5 @@ __all__ = [
     "scan_fleet",
     "scan_pools",
     "type_values",
+    "worker_record",
 ]

@@ -5,6 +5,8 @@ A server with a full disk or memory, or another role, refuses writes and still a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
@@ -18,7 +20,7 @@ from coord.queries.memory import get_memory
 from coord.queries.reads import decode_fields, decode_text, parse_time
 
 #: The kinds of processes that record their presence, in the order in which they are listed.
-_PRESENT = (*KINDS, GATEWAY)
+PRESENT = (*KINDS, GATEWAY)
 
 
 async def is_empty_cell(redis: Redis, keys: Keys) -> bool:
@@ -43,15 +45,15 @@ async def list_workers(redis: Redis, keys: Keys) -> WorkersSnapshot:
     pipe = redis.pipeline(transaction=False)
     pipe.time()
     pipe.scard(keys.of("agents:pushed"))
-    for kind in _PRESENT:
+    for kind in PRESENT:
         pipe.zrange(keys.of(f"workers:{kind}"), 0, -1)
     streams = [(kind, stream) for kind, consumed in CONSUMES.items() for stream in consumed]
     for _, stream in streams:
         pipe.xlen(keys.of(stream))
         pipe.execute_command("XRANGE", keys.of(stream), "-", "+", "COUNT", 1)
     time, pushed, *answers = await pipe.execute()
-    names_of_kinds, of_streams = answers[: len(_PRESENT)], answers[len(_PRESENT) :]
-    names = [(kind, decode_text(name)) for kind, found in zip(_PRESENT, names_of_kinds, strict=True) for name in found]
+    names_of_kinds, of_streams = answers[: len(PRESENT)], answers[len(PRESENT) :]
+    names = [(kind, decode_text(name)) for kind, found in zip(PRESENT, names_of_kinds, strict=True) for name in found]
     backlogs = [
         StreamBacklog(stream=stream, kind=kind, length=int(length), oldest_at=entry_ms(first[0][0]) if first else None)
         for (kind, stream), length, first in zip(streams, of_streams[::2], of_streams[1::2], strict=True)
@@ -87,24 +89,28 @@ async def _get_records(redis: Redis, keys: Keys, names: list[tuple[str, str]]) -
     records: list[WorkerRecord] = []
     for (kind, name), raw in zip(names, await pipe.execute(), strict=True):
         if raw:  # the name stays in the index for a moment after the record has expired
-            fields = decode_fields(raw)
-            records.append(
-                WorkerRecord(
-                    kind=kind,
-                    name=name,
-                    pid=int(fields.get("pid", 0)),
-                    host=fields.get("host", ""),
-                    version=fields.get("version", ""),
-                    started_at=int(fields.get("started_at", 0)),
-                    progress_at=int(fields.get("progress_at", 0)) - int(fields.get("idle_ms", 0)),
-                    handled=int(fields.get("handled", 0)),
-                    per_s=float(fields.get("per_s", 0)),
-                    lag_ms=int(fields.get("lag_ms", 0)),
-                    require_tokens={"on": True, "off": False}.get(fields.get("require_tokens", "")),
-                    lanes=tuple(fields.get("lanes", "").split()),
-                )
-            )
-    return sorted(records, key=lambda worker: (_PRESENT.index(worker.kind), worker.name))
+            records.append(worker_record(kind, name, decode_fields(raw)))
+    return sorted(records, key=lambda worker: (PRESENT.index(worker.kind), worker.name))
+
+
+def worker_record(kind: str, name: str, fields: Mapping[str, str]) -> WorkerRecord:
+    """Return the presence of a worker or gateway from the fields of its hash."""
+    heartbeat_at = int(fields.get("progress_at", 0))
+    return WorkerRecord(
+        kind=kind,
+        name=name,
+        pid=int(fields.get("pid", 0)),
+        host=fields.get("host", ""),
+        version=fields.get("version", ""),
+        started_at=int(fields.get("started_at", 0)),
+        progress_at=heartbeat_at - int(fields.get("idle_ms", 0)),
+        heartbeat_at=heartbeat_at,
+        handled=int(fields.get("handled", 0)),
+        per_s=float(fields.get("per_s", 0)),
+        lag_ms=int(fields.get("lag_ms", 0)),
+        require_tokens={"on": True, "off": False}.get(fields.get("require_tokens", "")),
+        lanes=tuple(fields.get("lanes", "").split()),
+    )
 
 
 async def get_write_refusal(redis: Redis) -> str:

@@ -13,6 +13,7 @@ ALLOWED: dict[tuple[str, str], str] = {}
 #: Files of the command line and the gateway that use the client's Redis connection directly, with the reason.
 RAW_ACCESS = {
     "coord/gateway/inboxes.py": "claims and lease checks of an agent, which a client has not",
+    "coord/cli/doctor.py": "the doctor reads keys that no client needs",
     "coord/cli/fsck.py": "fsck compares keys that no method of the client reads",
     "coord/gateway/backend.py": "it counts the requests of its callers, which no other program does",
     "coord/cli/acl.py": "users belong to the server and not to a cell",

@@ -143,7 +143,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({*SET_READS, "exists"}, r"agents:(all|active|pushed|facets|by:.*)|(inflight|subordinates):.*"),
         (
             {*ZSET_READS, "exists"},
-            r"queue:.*|pools:changed|workers:.*|agents:health|api_keys|alarms|tasks:(terminal|dead|refused)|conversation:.*",
+            r"queue:.*|pools:changed|workers:.*|agents:(health|departed)|api_keys|alarms|tasks:(terminal|dead|refused)|conversation:.*",
         ),
         ({"lrange", "llen", "exists"}, r"(recipients|outcomes):.*"),
         ({"set", "incrby", "getdel"}, r"idempotency:.*"),
@@ -355,7 +355,10 @@ async def test_the_whole_system_works_with_its_users(users: Users, tmp_path: Pat
         assert refused["tokens_refused"] == 3, "a message in another's name; a registration and a reading over HTTP"
         denied = {(one[b"username"].decode(), one[b"object"].decode()) for one in await users.denials()}
         looked_at = KEYS.inbox(OWN, "normal")  # has the message been read? A client may not know, and goes on without
-        assert denied == {(user_name(Role.CLIENT, SETTINGS.namespace), looked_at)}
+        assert denied == {
+            (user_name(Role.CLIENT, SETTINGS.namespace), looked_at),
+            (user_name(Role.GATEWAY, SETTINGS.namespace), "scan"),  # /system?ledger=1 says that it could not check that
+        }
 
 
 @asynccontextmanager
@@ -396,6 +399,10 @@ async def _over_http(users: Users, port: int, task_id: str, token: str, key: str
         paths = (*paths, *await _contract_over_http(http, admin, bearer))
         for path in paths:
             assert (await http.get(path, **admin)).status == 200, path
+        findings = {one["code"]: one for one in (await http.get("/system", **admin)).body["findings"]}
+        assert findings["permissions"]["level"] == "ok", findings["permissions"]
+        checked = {one["code"]: one for one in (await http.get("/system?ledger=1", **admin)).body["findings"]}
+        assert "for the check of the ledger" in checked["permissions"]["message"]
         metrics = (await http.text("/metrics", **admin)).body
         for name in ("coord_stream_entries", "coord_stream_pending"):
             assert set(re.findall(rf'^{name}{{group="\w+",stream="(.+)"}}', metrics, re.MULTILINE)) == {*STREAM_FACTS}

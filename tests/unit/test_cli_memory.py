@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from coord.cli.ps import memory_lines, memory_warnings, size
+from coord.cli.ps import memory_lines, memory_warnings
 from coord.config import GIB, KIB, MIB
 from coord.models.cell import MemoryPart, MemoryUse
+from coord.units import size
 
 
 def use(

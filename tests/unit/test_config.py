@@ -25,6 +25,8 @@ GIVEN: dict[str, Any] = {
     "push_networks": "10.0.0.0/8",
     "redis_url": "redis://example:1",
     "endpoint_file": "/run/x.json",
+    "cell": "staging",
+    "config_file": "/run/config.toml",
     "agent_token_file": "/run/a1.token",
     "gateway_trusted_proxies": "10.0.0.0/8",
     "gateway_cors_origins": "https://ops.example",
