@@ -24,6 +24,7 @@ from coord.cli.output import (
     write_table,
 )
 from coord.cli.parse import Duration
+from coord.cli.query import QueryWords, query_of, words_of
 from coord.cli.session import Acted, act_on_each, ask
 from coord.cli.submit import outcome_of, submit
 from coord.cli.watch import watch
@@ -154,6 +155,7 @@ def result(
 
 
 def list_(
+    query: QueryWords = None,
     *,
     state: Annotated[list[TaskState] | None, typer.Option(help="Only tasks in this state; repeatable.")] = None,
     task_type: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only tasks of this type.")] = None,
@@ -166,22 +168,30 @@ def list_(
 ) -> None:
     """List tasks: first those that agents hold, then waiting, failed and other ended tasks.
 
+    A query has terms such as state:failed, all of which have to hold: id, type, state, priority, pool, agent, reason,
+    error, age, since, ended, attempts, capability, service, tag, label. `state:failed,expired` takes any of several,
+    `-state:failed` excludes, `id:report-*` is a beginning, and a word alone is the beginning of an id, or a type. The
+    options are terms as well.
+
     Waiting tasks are listed by pool, the next to be placed first; ended tasks are listed newest first.
 
     Examples:
         coord tasks list
+        coord tasks list 'type:ocr state:failed age:>1h'
+        coord tasks list reason:no_capability,no_agent_type
         coord tasks list --state failed --type ocr
-        coord tasks list --agent ocr-1 --json | jq -r '.items[].task_id'
+        coord tasks list agent:ocr-1 --json | jq -r '.items[].task_id'
     """
+    wanted = query_of(query, states=state or (), task_type=task_type, agent=agent)
 
     async def work(client: Client) -> tuple[TaskPage, int | None, int]:
-        page = await client.list_tasks(
-            states=state or (), task_type=task_type, agent_id=agent, limit=limit, cursor=cursor
-        )
+        page = await client.list_tasks(wanted, limit=limit, cursor=cursor)
         if page.next is None and cursor is None:
             total: int | None = len(page.tasks)
         else:
-            total = await client.count_tasks(state or ()) if task_type is None and agent is None else None
+            is_simple = all(term.field == "state" for term in wanted.terms)
+            states = wanted.allowed("state", TaskState)
+            total = await client.count_tasks([TaskState(one) for one in states]) if is_simple and states else None
         return page, total, await client.server_time()
 
     page, total, now = ask(work, redis_url=redis_url, namespace=namespace)
@@ -210,7 +220,7 @@ def list_(
     if total:
         hint(f"{len(page.tasks):,} of {total:,} task{'' if total == 1 else 's'}")
     if page.next is not None:
-        filters = {"--state": state, "--type": task_type, "--agent": agent, "--limit": limit, "--namespace": namespace}
+        filters = {"": words_of(wanted), "--limit": limit, "--namespace": namespace}
         hint_next_page("coord tasks list", filters, page.next)
 
 

@@ -28,6 +28,7 @@ from coord.models.messages import (
     ProtocolName,
 )
 from coord.models.plans import Plans
+from coord.models.query import Query
 from coord.models.statistics import CellStatistics
 from coord.models.strategies import Modifier, StrategyName
 from coord.models.tasks import Priority, TaskRecord, TaskState
@@ -131,12 +132,14 @@ class SyncClient:
     ) -> queries.MessagePage: ...
     def list_tasks(
         self,
+        query: str | Query = ...,
         *,
         states: Collection[TaskState] = ...,
         task_type: str | None = ...,
         agent_id: str | None = ...,
         limit: int = ...,
         cursor: str | None = ...,
+        once: bool = ...,
     ) -> queries.TaskPage: ...
     def memory_use(self) -> MemoryUse: ...
     def message(self, message_id: str) -> MessageRecord: ...

@@ -277,10 +277,10 @@ class Backend:
             raise found[0]  # type: ignore[misc]
         return found
 
-    async def list_tasks(self, **wanted: Any) -> TaskPage:
-        """Return a page of tasks, as ``Client.list_tasks``; raises ``CursorInvalid``."""
+    async def list_tasks(self, query: str, **wanted: Any) -> TaskPage:
+        """Return a page of tasks, as ``Client.list_tasks``; raises ``QueryInvalid``, ``CursorInvalid``."""
         async with self.limited():
-            return await self.client.list_tasks(**wanted)
+            return await self.client.list_tasks(query, **wanted)
 
     async def cancel(self, task_id: str, reason: str, wait_s: float) -> CancelAnswer | None:
         """Request that a task is cancelled, as ``Client.cancel``; None: no distributor has answered yet."""

@@ -16,6 +16,7 @@ from coord.gateway import (
     links,
     messages,
     metrics,
+    query_fields,
     queues,
     reference,
     reports,
@@ -73,6 +74,7 @@ from coord.gateway.messages import (
     SendMessage,
 )
 from coord.gateway.metrics import MetricsSummary
+from coord.gateway.query_fields import FieldsFound, FieldsQuery
 from coord.gateway.queues import LoadBalancerCounted, QueueCleared, QueuesCounted, QueueSizes, TasksCounted
 from coord.gateway.reference import Root
 from coord.gateway.reports import CompleteBody, FailBody, ProgressBody, ReleaseBody, Reported, StartBody
@@ -259,7 +261,11 @@ ROUTES: tuple[Route, ...] = (
         "GET", "/tasks", tasks.list_tasks,
         query=TasksQuery, answer=TasksListed, role="readonly",
         errors=("cursor_invalid",),
-        example={"state": "running", "limit": 20},
+        example={"q": "type:ocr state:failed age:>1h", "limit": 20},
+    ),
+    Route(
+        "GET", "/query/fields", query_fields.fields,
+        query=FieldsQuery, answer=FieldsFound, role="readonly",
     ),
     Route("GET", "/tasks/status", queues.task_stats, answer=TasksCounted, role="readonly"),
     Route("GET", "/tasks/queues/stats", queues.queue_stats, answer=QueuesCounted, role="readonly"),

@@ -62,6 +62,11 @@ def check_id(value: object, field: str) -> str:
     return not_reserved(value, field)
 
 
+def is_id(text: str) -> bool:
+    """Return True if a text has the form of an id."""
+    return _ID.match(text) is not None
+
+
 def not_reserved(value: str, field: str) -> str:
     """Return ``value`` unless it is a reserved word.
 
