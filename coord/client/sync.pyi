@@ -27,6 +27,7 @@ from coord.models.messages import (
     Protocol,
     ProtocolName,
 )
+from coord.models.operations import BulkAction, BulkResult
 from coord.models.plans import Plans
 from coord.models.query import Query
 from coord.models.statistics import CellStatistics
@@ -196,6 +197,20 @@ class SyncClient:
     def write_refusal(self) -> str: ...
 
 class SyncAdmin:
+    def bulk(
+        self,
+        action: BulkAction,
+        query: str | Query,
+        *,
+        priority: Priority | str | None = ...,
+        reason: str = ...,
+        dry_run: bool = ...,
+        limit: int | None = ...,
+        cursor: str | None = ...,
+        operation: str | None = ...,
+        timeout: float = ...,
+        on_progress: Callable[[BulkResult], None] = ...,
+    ) -> BulkResult: ...
     def create_key(
         self,
         role: CallerRole | str,

@@ -21,6 +21,7 @@ from coord.gateway import (
     reference,
     reports,
     rules,
+    task_bulk,
     tasks,
     websocket,
 )
@@ -99,6 +100,7 @@ from coord.gateway.schemas import (
     TaskExplained,
     TaskFound,
 )
+from coord.gateway.task_bulk import ChangeTasks, TasksChanged
 from coord.gateway.tasks import (
     BatchSubmitted,
     CancelBody,
@@ -266,6 +268,12 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET", "/query/fields", query_fields.fields,
         query=FieldsQuery, answer=FieldsFound, role="readonly",
+    ),
+    Route(
+        "POST", "/tasks/bulk", task_bulk.change,
+        body=ChangeTasks, answer=TasksChanged, role="operator",
+        errors=("query_invalid", "cursor_invalid", "fact_invalid"),
+        example={"action": "cancel", "q": "type:ocr age:>1h", "dry_run": True},
     ),
     Route("GET", "/tasks/status", queues.task_stats, answer=TasksCounted, role="readonly"),
     Route("GET", "/tasks/queues/stats", queues.queue_stats, answer=QueuesCounted, role="readonly"),

@@ -74,7 +74,7 @@ from coord.queries.settings import (
     type_values,
 )
 from coord.queries.statistics import get_statistics, get_weights
-from coord.queries.task_pages import TaskPage, find_tasks
+from coord.queries.task_pages import TaskIds, TaskPage, find_task_ids, find_tasks
 from coord.queries.tasks import (
     count_by_state,
     count_submitted,
@@ -100,6 +100,7 @@ __all__ = [
     "RecipientPage",
     "RegistryStats",
     "SettingChange",
+    "TaskIds",
     "TaskPage",
     "TokenState",
     "WaitingPool",
@@ -116,6 +117,7 @@ __all__ = [
     "export_trace",
     "find_agent_ids",
     "find_agent_of_token",
+    "find_task_ids",
     "find_tasks",
     "get_agent",
     "get_agents",

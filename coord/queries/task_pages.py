@@ -66,6 +66,13 @@ class TaskPage(Struct, frozen=True):
     next: str | None  #: cursor of the next page; None: last page. A page may be short, even empty, before the last
 
 
+class TaskIds(Struct, frozen=True):
+    """A page of tasks: only their ids."""
+
+    ids: tuple[str, ...]
+    next: str | None  #: as of ``TaskPage``
+
+
 class _Location(NamedTuple):
     """A task, and the cursor that continues after it."""
 
@@ -116,25 +123,44 @@ async def find_tasks(
     Raises:
         CursorInvalid: the cursor does not come from a list of tasks.
     """
-    plan = await _plan(redis, keys, settings or Settings(), query)
-    reader = _Reader(redis, keys, plan)
+    walk = _Walk(redis, keys, await _plan(redis, keys, settings or Settings(), query))
     found: list[TaskRecord] = []
-    examined = 0
-    async with aclosing(_locations(redis, keys, plan, cursor)) as steps:
-        async for locations in steps:
-            examined += len(locations)
-            matching = await reader.matching(locations)
+    async with aclosing(walk.steps(cursor)) as steps:
+        async for matching, end in steps:
             for some in chunks(matching, STEP):
                 ids = [location.task_id for location in some]
-                for location, record in zip(some, await get_task_headers(redis, keys, ids, reader.types), strict=True):
-                    if record is None or record.state not in _states_at(plan, location):
+                for location, record in zip(some, await get_task_headers(redis, keys, ids, walk.types), strict=True):
+                    if record is None or record.state not in walk.states_at(location):
                         continue
                     found.append(record)
                     if len(found) == limit:
                         return TaskPage(tuple(found), location.cursor)
-            if examined >= BUDGET:
-                return TaskPage(tuple(found), locations[-1].cursor)
+            if walk.examined >= BUDGET:
+                return TaskPage(tuple(found), end)
     return TaskPage(tuple(found), None)
+
+
+async def find_task_ids(
+    redis: Redis,
+    keys: Keys,
+    query: Query,
+    *,
+    settings: Settings | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> TaskIds:
+    """Return the ids of at most ``limit`` tasks that match a query; the arguments are those of ``find_tasks``."""
+    walk = _Walk(redis, keys, await _plan(redis, keys, settings or Settings(), query))
+    found: list[str] = []
+    async with aclosing(walk.steps(cursor)) as steps:
+        async for matching, end in steps:
+            for location in matching:
+                found.append(location.task_id)
+                if len(found) == limit:
+                    return TaskIds(tuple(found), location.cursor)
+            if walk.examined >= BUDGET:
+                return TaskIds(tuple(found), end)
+    return TaskIds(tuple(found), None)
 
 
 async def _plan(redis: Redis, keys: Keys, settings: Settings, query: Query) -> _Plan:
@@ -184,14 +210,8 @@ def _ended_between(query: Query, now: int) -> tuple[float, float]:
     return begin, end
 
 
-def _states_at(plan: _Plan, location: _Location) -> frozenset[TaskState]:
-    """Return the states in which a task at this place is listed."""
-    section = location.cursor.partition(":")[0]
-    return plan.states if section == "ids" else plan.states & SECTIONS[section]
-
-
-class _Reader:
-    """Reads what a query looks at, and decides."""
+class _Walk:
+    """Walks through the places of a plan, reads what its query looks at, and decides."""
 
     def __init__(self, redis: Redis, keys: Keys, plan: _Plan) -> None:
         self._redis = redis
@@ -203,8 +223,21 @@ class _Reader:
         self._looks_at_pools = not used.isdisjoint(_OF_POOL)
         self._definitions: dict[str, Pool] = {}
         self.types: dict[str, str] = {}  #: pool -> type of its tasks, as far as it was needed
+        self.examined = 0  #: tasks so far
 
-    async def matching(self, locations: Sequence[_Location]) -> list[_Location]:
+    async def steps(self, cursor: str | None) -> AsyncGenerator[tuple[list[_Location], str]]:
+        """Yield the tasks that match, one step at a time, and the cursor after the step."""
+        async with aclosing(_locations(self._redis, self._keys, self._plan, cursor)) as steps:
+            async for locations in steps:
+                self.examined += len(locations)
+                yield await self._matching(locations), locations[-1].cursor
+
+    def states_at(self, location: _Location) -> frozenset[TaskState]:
+        """Return the states in which a task at this place is listed."""
+        section = location.cursor.partition(":")[0]
+        return self._plan.states if section == "ids" else self._plan.states & SECTIONS[section]
+
+    async def _matching(self, locations: Sequence[_Location]) -> list[_Location]:
         """Return the tasks of a step that match."""
         facts = await self._facts(locations)
         plan = self._plan
@@ -212,7 +245,7 @@ class _Reader:
             await self._define({task.pool: task.task_id for task in facts if task is not None and task.pool})
         found = []
         for location, task in zip(locations, facts, strict=True):
-            if task is None or task.state not in _states_at(plan, location):
+            if task is None or task.state not in self.states_at(location):
                 continue
             whole = task._replace(definition=self._definitions.get(task.pool, task.definition))
             if TASKS.matches(plan.query, whole, plan.now):
