@@ -75,6 +75,8 @@ for place in (
     "coord.cli.queues:pools",
     "coord.cli.events:events",
     "coord.cli.doctor:doctor",
+    "coord.cli.stats:stats",
+    "coord.cli.audit:audit",
     "coord.cli.fsck:fsck",
     "coord.cli.acl:acl",
 ):

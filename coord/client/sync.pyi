@@ -12,6 +12,7 @@ from coord.config import Settings
 from coord.errors import CoordError
 from coord.models.agents import AgentChange, AgentRecord, AgentStatus, AgentType
 from coord.models.api_keys import ApiKey, CallerRole
+from coord.models.audit import AuditEntry
 from coord.models.cell import MemoryUse
 from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
@@ -27,7 +28,9 @@ from coord.models.messages import (
     Protocol,
     ProtocolName,
 )
+from coord.models.operations import BulkAction, BulkResult
 from coord.models.plans import Plans
+from coord.models.query import Query
 from coord.models.statistics import CellStatistics
 from coord.models.strategies import Modifier, StrategyName
 from coord.models.tasks import Priority, TaskRecord, TaskState
@@ -131,12 +134,14 @@ class SyncClient:
     ) -> queries.MessagePage: ...
     def list_tasks(
         self,
+        query: str | Query = ...,
         *,
         states: Collection[TaskState] = ...,
         task_type: str | None = ...,
         agent_id: str | None = ...,
         limit: int = ...,
         cursor: str | None = ...,
+        once: bool = ...,
     ) -> queries.TaskPage: ...
     def memory_use(self) -> MemoryUse: ...
     def message(self, message_id: str) -> MessageRecord: ...
@@ -158,6 +163,7 @@ class SyncClient:
         correlation_id: str | None = ...,
         traceparent: str | None = ...,
     ) -> Any: ...
+    def results(self, query: str | Query = ..., *, follow: bool = ...) -> Iterator[TaskRecord]: ...
     def send(
         self,
         receiver_id: str,
@@ -193,6 +199,21 @@ class SyncClient:
     def write_refusal(self) -> str: ...
 
 class SyncAdmin:
+    def audit(self, *, limit: int = ..., cursor: str | None = ...) -> queries.AuditPage: ...
+    def bulk(
+        self,
+        action: BulkAction,
+        query: str | Query,
+        *,
+        priority: Priority | str | None = ...,
+        reason: str = ...,
+        dry_run: bool = ...,
+        limit: int | None = ...,
+        cursor: str | None = ...,
+        operation: str | None = ...,
+        timeout: float = ...,
+        on_progress: Callable[[BulkResult], None] = ...,
+    ) -> BulkResult: ...
     def create_key(
         self,
         role: CallerRole | str,
@@ -204,6 +225,7 @@ class SyncAdmin:
     ) -> tuple[str, ApiKey]: ...
     def drain(self, agent_id: str, *, timeout: float = ...) -> AgentStatus: ...
     def enrol(self, agent_id: str, *, token: str | None = ..., timeout: float = ...) -> str: ...
+    def follow_audit(self, since: str | None = ...) -> Iterator[AuditEntry]: ...
     def keys(self) -> list[ApiKey]: ...
     def link(self, agent_id: str, peer_id: str, *, timeout: float = ...) -> None: ...
     def live_settings(self) -> list[queries.LiveSetting]: ...

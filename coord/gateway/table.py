@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from coord.gateway import (
     agents,
+    audit,
     auth,
     discovery,
     events,
@@ -16,14 +17,19 @@ from coord.gateway import (
     links,
     messages,
     metrics,
+    query_fields,
     queues,
     reference,
     reports,
+    results,
     rules,
+    stats,
     system,
+    task_bulk,
     tasks,
     websocket,
 )
+from coord.gateway.audit import AuditFound, AuditQuery
 from coord.gateway.auth import (
     GenerateKey,
     GenerateQuery,
@@ -74,9 +80,11 @@ from coord.gateway.messages import (
     SendMessage,
 )
 from coord.gateway.metrics import MetricsSummary
+from coord.gateway.query_fields import FieldsFound, FieldsQuery
 from coord.gateway.queues import LoadBalancerCounted, QueueCleared, QueuesCounted, QueueSizes, TasksCounted
 from coord.gateway.reference import Root
 from coord.gateway.reports import CompleteBody, FailBody, ProgressBody, ReleaseBody, Reported, StartBody
+from coord.gateway.results import ResultsQuery
 from coord.gateway.routes import Route
 from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
 from coord.gateway.schemas import (
@@ -98,7 +106,9 @@ from coord.gateway.schemas import (
     TaskExplained,
     TaskFound,
 )
+from coord.gateway.stats import StatsFound
 from coord.gateway.system import SystemFound, SystemQuery
+from coord.gateway.task_bulk import ChangeTasks, TasksChanged
 from coord.gateway.tasks import (
     BatchSubmitted,
     CancelBody,
@@ -125,6 +135,13 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/metrics", metrics.scrape, answer=None, role="readonly", counted=False),
     Route("GET", "/metrics/summary", metrics.summary, answer=MetricsSummary, role="readonly"),
     Route("GET", "/system", system.system, query=SystemQuery, answer=SystemFound, role="readonly"),
+    Route("GET", "/stats", stats.stats, answer=StatsFound, role="readonly"),
+    Route(
+        "GET", "/audit", audit.audit,
+        query=AuditQuery, answer=AuditFound, role="operator",
+        errors=("cursor_invalid",),
+        example={"limit": 20},
+    ),
     # The service
     Route("GET", "/", reference.root, answer=Root, role=None),
     Route("GET", "/schema/openapi.json", reference.openapi, answer=None, role=None),
@@ -262,7 +279,23 @@ ROUTES: tuple[Route, ...] = (
         "GET", "/tasks", tasks.list_tasks,
         query=TasksQuery, answer=TasksListed, role="readonly",
         errors=("cursor_invalid",),
-        example={"state": "running", "limit": 20},
+        example={"q": "type:ocr state:failed age:>1h", "limit": 20},
+    ),
+    Route(
+        "GET", "/query/fields", query_fields.fields,
+        query=FieldsQuery, answer=FieldsFound, role="readonly",
+    ),
+    Route(
+        "GET", "/tasks/results", results.results,
+        query=ResultsQuery, answer=None, role="readonly",
+        errors=("query_invalid",),
+        example={"q": "type:ocr since:1h"},
+    ),
+    Route(
+        "POST", "/tasks/bulk", task_bulk.change,
+        body=ChangeTasks, answer=TasksChanged, role="operator",
+        errors=("query_invalid", "cursor_invalid", "fact_invalid"),
+        example={"action": "cancel", "q": "type:ocr age:>1h", "dry_run": True},
     ),
     Route("GET", "/tasks/status", queues.task_stats, answer=TasksCounted, role="readonly"),
     Route("GET", "/tasks/queues/stats", queues.queue_stats, answer=QueuesCounted, role="readonly"),

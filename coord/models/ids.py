@@ -21,6 +21,7 @@ Id = Annotated[str, Meta(pattern=ID_PATTERN)]
 
 #: The id of a stream entry as it travels on the wire.
 EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")]
+ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 #: An entry id as two numbers, which compare as the entries of a stream follow each other.
 EntryOrder = tuple[int, int]
@@ -31,12 +32,14 @@ RESERVED = frozenset(
         "add",
         "batch",
         "broadcast",
+        "bulk",
         "capability",
         "discover",
         "history",
         "queues",
         "register",
         "remove",
+        "results",
         "send",
         "service",
         "status",
@@ -60,6 +63,11 @@ def check_id(value: object, field: str) -> str:
         shown = repr(value)[:60]
         raise IdInvalid(f"{field} must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -, not {shown}")
     return not_reserved(value, field)
+
+
+def is_id(text: str) -> bool:
+    """Return True if a text has the form of an id."""
+    return _ID.match(text) is not None
 
 
 def not_reserved(value: str, field: str) -> str:

@@ -17,6 +17,7 @@ from coord.queries.agents import (
     scan_fleet,
 )
 from coord.queries.api_keys import get_api_key, list_api_keys
+from coord.queries.audit import AuditPage, get_audit_since, list_audit
 from coord.queries.cell import (
     WorkersSnapshot,
     count_workers,
@@ -46,6 +47,7 @@ from coord.queries.messages import (
     list_messages,
     list_recipients,
 )
+from coord.queries.outcomes import list_outcomes, matching_outcomes
 from coord.queries.plans import export_plans
 from coord.queries.queues import (
     Backlog,
@@ -60,6 +62,7 @@ from coord.queries.queues import (
     get_pool_lengths,
     get_pool_rows,
     get_waiting_counts,
+    get_waiting_reasons,
     list_waiting_pools,
     pool_in_record,
     scan_pools,
@@ -80,8 +83,8 @@ from coord.queries.settings import (
     type_values,
 )
 from coord.queries.statistics import get_statistics, get_weights
+from coord.queries.task_pages import TaskIds, TaskPage, find_task_ids, find_tasks
 from coord.queries.tasks import (
-    TaskPage,
     count_by_state,
     count_submitted,
     count_tasks,
@@ -89,13 +92,13 @@ from coord.queries.tasks import (
     get_task,
     get_task_headers,
     get_tasks,
-    list_tasks,
 )
 from coord.queries.tokens import TokenState, find_agent_of_token, list_tokens
 from coord.queries.traces import export_trace
 
 __all__ = [
     "AgentPage",
+    "AuditPage",
     "Backlog",
     "LiveSetting",
     "LogWindow",
@@ -107,6 +110,7 @@ __all__ = [
     "RecipientPage",
     "RegistryStats",
     "SettingChange",
+    "TaskIds",
     "TaskPage",
     "TokenState",
     "WaitingPool",
@@ -123,9 +127,12 @@ __all__ = [
     "export_trace",
     "find_agent_ids",
     "find_agent_of_token",
+    "find_task_ids",
+    "find_tasks",
     "get_agent",
     "get_agents",
     "get_api_key",
+    "get_audit_since",
     "get_backlog",
     "get_conversation",
     "get_counters",
@@ -155,24 +162,27 @@ __all__ = [
     "get_time",
     "get_type_values",
     "get_waiting_counts",
+    "get_waiting_reasons",
     "get_weights",
     "get_write_refusal",
     "is_empty_cell",
     "list_agent_ids",
     "list_agents",
     "list_api_keys",
+    "list_audit",
     "list_dead_entries",
     "list_dead_messages",
     "list_dead_tasks",
     "list_links",
     "list_messages",
+    "list_outcomes",
     "list_recipients",
     "list_setting_changes",
     "list_settings",
-    "list_tasks",
     "list_tokens",
     "list_waiting_pools",
     "list_workers",
+    "matching_outcomes",
     "measure_memory",
     "package_fields",
     "parse_link",
