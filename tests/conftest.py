@@ -25,7 +25,7 @@ from coord.embedded import EmbeddedServer
 from tests.ports import unused_port
 from tests.running import RunningCell, running_cell
 
-pytest_plugins = ["tests.limits"]
+pytest_plugins = ["tests.browser", "tests.limits"]
 
 #: Data of a test run is worth nothing, so it is not written.
 FAST = ("--appendonly", "no")

@@ -1,4 +1,7 @@
-"""Handlers of agents: register one, record its heartbeat, change its status, deregister it, return it."""
+"""Handlers of agents: register one, record its heartbeat, change its status, deregister it, return it.
+
+``drain``, ``maintain`` and ``resume`` are requests of operators, which override what the agent itself reports.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from msgspec import Struct
 from coord.gateway.routes import Answer, Call, written
 from coord.gateway.schemas import (
     AgentFound,
+    AgentOperated,
     Deregistered,
     HeartbeatBody,
     HeartbeatReceived,
@@ -14,6 +18,7 @@ from coord.gateway.schemas import (
     Registered,
     StatusBody,
     StatusChanged,
+    now,
 )
 
 
@@ -54,3 +59,25 @@ async def deregister(call: Call[None, None]) -> Struct | Answer:
     agent_id = call.params["agent_id"]
     _, answered = await call.backend.deregister(agent_id, call.wait_s, call.bearer_token)
     return written(call, Deregistered(agent_id=agent_id), answered=answered, path=f"/agents/{agent_id}")
+
+
+async def drain(call: Call[None, None]) -> Struct | Answer:
+    """Let an agent finish its tasks and assign it nothing new, whatever it reports, until it is resumed."""
+    return await _operate(call, "drain", "The agent drains")
+
+
+async def maintain(call: Call[None, None]) -> Struct | Answer:
+    """Put an agent into maintenance: as a drain, with a status of its own."""
+    return await _operate(call, "maintain", "The agent is in maintenance")
+
+
+async def resume(call: Call[None, None]) -> Struct | Answer:
+    """End the draining or the maintenance of an agent: it has the status again that it reports."""
+    return await _operate(call, "resume", "The agent is resumed")
+
+
+async def _operate(call: Call[None, None], request: str, message: str) -> Struct | Answer:
+    agent_id = call.params["agent_id"]
+    status = await call.backend.operate(agent_id, request, call.wait_s)
+    body = AgentOperated(message=message, agent_id=agent_id, new_status=status, timestamp=now())
+    return written(call, body, answered=status is not None, path=f"/agents/{agent_id}")

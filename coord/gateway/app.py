@@ -218,7 +218,7 @@ def _netloc(origin: str) -> str | None:
 
 def _is_page(path: str) -> bool:
     """Return True if people open a path in a browser."""
-    return path == "/" or path.startswith(("/docs", "/schema/"))
+    return path in {"/", "/ui"} or path.startswith(("/docs", "/schema/"))
 
 
 def _encoded(answer: Struct | Stream | None) -> Response | None:
@@ -232,7 +232,7 @@ def _encoded(answer: Struct | Stream | None) -> Response | None:
         return Response(200, [_JSON, (b"content-length", b"%d" % len(body))], body)
     body = answer.body if isinstance(answer.body, bytes) else b"" if answer.body is None else codec.encode(answer.body)
     headers = _headers(answer.headers, answer.content_type, body)
-    if answer.status == 204:  # RFC 9110 forbids the length of nothing
+    if answer.status in {204, 304}:  # RFC 9110 forbids the length of nothing, and that of 304 is not 0
         headers = [header for header in headers if header[0] != b"content-length"]
     return Response(answer.status, headers, body)
 

@@ -199,6 +199,22 @@ class Backend:
             except UnknownAgent:
                 raise AgentNotFound(f"Agent '{agent_id}' not found") from None
 
+    async def operate(self, agent_id: str, request: str, wait_s: float) -> AgentStatus | None:
+        """Drain, maintain or resume an agent, as the method of ``Client.admin`` with this name.
+
+        Returns: its status now; None: no registry has answered yet.
+
+        Raises:
+            AgentNotFound: the agent is not registered, or has left.
+        """
+        async with self.limited(wait_s, "; it is safe to repeat the request"):
+            admin = self.client.admin
+            call = {"drain": admin.drain, "maintain": admin.maintain, "resume": admin.resume}[request]
+            try:
+                return await call(agent_id, timeout=wait_s)
+            except ResultTimeout:
+                return None
+
     async def _change(
         self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float, token: str
     ) -> Appended:

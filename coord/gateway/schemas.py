@@ -170,6 +170,7 @@ class AgentSchema(Struct, frozen=True, kw_only=True):
     deaf: bool  #: it does not read its inbox, and gets nothing new
     deaf_reason: str  #: ``reported``, ``unread``, ``unpolled``, or empty
     deaf_text: str  #: the same for people, with the next step
+    drained_from: str  #: the status that it reports while an operator imposes another one; empty: none does
     delivery: str  #: how it gets its inbox over HTTP: push, poll; empty: it reads it from Redis
     load: int  #: tasks that it holds
     term: int
@@ -544,6 +545,16 @@ class StatusChanged(Struct, frozen=True, kw_only=True):
     agent_id: str
     new_status: AgentStatus
     updated_at: str
+
+
+class AgentOperated(Struct, frozen=True, kw_only=True):
+    """POST /agents/{id}/drain, /maintenance and /resume."""
+
+    status: str = "success"
+    message: str
+    agent_id: str
+    new_status: AgentStatus | None  #: ``stale`` of a silent agent, until it is back; null: no registry has answered yet
+    timestamp: str
 
 
 class Deregistered(Struct, frozen=True, kw_only=True):

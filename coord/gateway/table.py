@@ -10,6 +10,7 @@ from coord.gateway import (
     agents,
     audit,
     auth,
+    dashboard,
     discovery,
     events,
     health,
@@ -89,6 +90,7 @@ from coord.gateway.routes import Route
 from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
 from coord.gateway.schemas import (
     AgentFound,
+    AgentOperated,
     ChangesFound,
     Deregistered,
     HeartbeatBody,
@@ -148,6 +150,9 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/docs", reference.page, answer=None, role=None),
     Route("GET", "/docs/page.js", reference.script, answer=None, role=None),
     Route("GET", "/docs/page.css", reference.style, answer=None, role=None),
+    # The dashboard: the same files for everyone, from memory. Its calls need a credential as all others do.
+    Route("GET", "/ui", dashboard.page, answer=None, role=None, limited=False, counted=False),
+    Route("GET", "/ui/{path:path}", dashboard.file, answer=None, role=None, limited=False, counted=False),
     # Credentials
     Route(
         "POST", "/auth/login", auth.log_in,
@@ -233,6 +238,18 @@ ROUTES: tuple[Route, ...] = (
         "DELETE", "/agents/{agent_id:id}", agents.deregister,
         answer=Deregistered, role="agent", own="agent_id",
         errors=("agent_not_found", "token_missing", "token_invalid"),
+    ),
+    *(
+        Route(
+            "POST", f"/agents/{{agent_id:id}}/{name}", handle,
+            answer=AgentOperated, role="operator",
+            errors=("agent_not_found",),
+        )
+        for name, handle in (
+            ("drain", agents.drain),
+            ("maintenance", agents.maintain),
+            ("resume", agents.resume),
+        )
     ),
     Route("GET", "/registry/stats", discovery.registry_stats, answer=RegistryCounted, role="readonly"),
     # Agents that speak only HTTP
