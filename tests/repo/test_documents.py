@@ -19,8 +19,8 @@ TYPED = [
 ]
 #: Programs of others that a document may name.
 OTHERS = frozenset({
-    ".", "cat", "cd", "chmod", "curl", "docker", "git", "grep", "install", "jq", "kill", "pip", "printf", "prometheus",
-    "promtool", "redis-cli", "seq", "sleep", "systemctl", "xargs",
+    ".", "cat", "cd", "chmod", "curl", "docker", "export", "git", "grep", "head", "install", "jq", "kill",
+    "openssl", "pip", "printf", "prometheus", "promtool", "redis-cli", "seq", "sleep", "systemctl", "tee", "xargs",
 })  # fmt: skip
 #: In inline code: words of a command that stand for something.
 COMMAND_WORDS = re.compile(r"coord( [a-z]+)*")

@@ -66,10 +66,10 @@ class Gateway:
 
 
 @contextmanager
-def gateway_of(cell: LiveCell) -> Iterator[Gateway]:
-    """A gateway of a cell, in the thread of the cell."""
+def gateway_of(cell: LiveCell, **more: Any) -> Iterator[Gateway]:
+    """A gateway of a cell, in the thread of the cell; its settings are those of the cell, and more."""
     port = unused_port()
-    settings = replace(cell.settings, redis_url=cell.url, gateway_port=port)
+    settings = replace(cell.settings, redis_url=cell.url, gateway_port=port, **more)
     requested = asyncio.Event()
     serving = asyncio.run_coroutine_threadsafe(serve(settings, requested, asyncio.Event()), cell.loop)
     gateway = Gateway(cell, port)
