@@ -74,7 +74,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
 
 
 def _operation(route: Route, of: Mapping[type[Struct], Any], components: Mapping[str, Any]) -> dict[str, Any]:
-    summary = (getdoc(route.handle) or "").partition("\n")[0]
+    summary = (getdoc(route.handle) or "").partition("\n")[0].replace("``", "`")
     found: dict[str, Any] = {
         "operationId": _operation_id(route),
         "summary": summary,
