@@ -69,7 +69,8 @@ ROWS = (
          "capacity": 2, "weight": 2, "heartbeat_interval": 30, "chain_id": 7, "island_id": "x"},
         200, {"agent_id": "old"}),
     Row("POST /agents/register", AGENT | {"agent_id": "i" * 128}, 200),
-    Row("POST /agents/register", AGENT | {"agent_id": "i" * 129}, 422, {"code": "body_invalid"}),
+    Row("POST /agents/register", AGENT | {"agent_id": "i" * 129}, 422, {"code": "body_invalid"},
+        text="agent_id: must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -"),
     *(Row("POST /agents/register", AGENT | {"agent_id": word}, 422, {"code": "id_invalid"})
       for word in ("register", "discover", "service", "capability", "status", "queues")),
     Row("POST /agents/register", {"agent_id": "r3"}, 422, {"code": "body_invalid"}),
@@ -225,6 +226,8 @@ ROWS = (
     Row("GET /messages/history?correlation_id=c1", None, 200, {"count": 2}),
     Row("GET /messages/history?cursor=nonsense", None, 422, {"code": "cursor_invalid"}),
     Row("GET /messages/history?limit=0", None, 422),
+    Row("GET /messages/history?sender_id=a/b", None, 422, {"code": "query_invalid"},
+        text="sender_id: must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -"),
     Row("GET /messages/m1", keys="message recipients"),
     Row("GET /messages/nothing", None, 404, {"code": "message_not_found"}),
     Row("POST /messages/nothing/read", None, 404, {"code": "message_not_found"}),
@@ -300,6 +303,31 @@ def test_every_row_of_the_contract(gateway: Gateway) -> None:
             except AssertionError as error:
                 wrong.append(f"{method} {prefix}{path} {str(row.body)[:200]}: {error}")
     assert not wrong, "\n".join(wrong)
+
+
+#: Call -> the field of its response that has numbers, and the names in it that the contract promises.
+NUMBERS = {
+    "/registry/stats": ("stats", "total_agents status_counts type_counts service_count capability_count last_cleanup"),
+    "/tasks/status": (
+        "stats",
+        "tasks_distributed tasks_completed tasks_failed avg_distribution_time load_balancer_stats queue_sizes",
+    ),
+    "/load-balancer/stats": (
+        "stats",
+        "strategy total_assignments successful_assignments failed_assignments success_rate active_agents agent_weights",
+    ),
+    "/metrics/summary": ("system", "total_agents active_agents total_tasks load_balancer_strategy"),
+    "/tasks/queues": ("queue_sizes", "urgent critical high normal low"),
+}
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_the_numbers_have_their_names(gateway: Gateway, path: str) -> None:
+    """Each name of the contract is there, with a number, a text or numbers; nothing is null but a time."""
+    field, names = NUMBERS[path]
+    found = gateway.success("GET", path)[field]
+    assert set(names.split()) <= set(found)
+    assert {name for name, value in found.items() if value is None} <= {"last_cleanup"}
 
 
 def test_the_endpoints_are_those_of_the_document(gateway: Gateway) -> None:
