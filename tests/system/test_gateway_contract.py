@@ -539,6 +539,19 @@ def test_the_page_needs_no_other_host(gateway: Gateway) -> None:
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=", page.body)
 
 
+def test_a_task_shows_its_requirements(gateway: Gateway) -> None:
+    """Those of ``requirements`` and of ``task_data`` together; a list has none, like payloads."""
+    body = {"requirements": {"agent_type": "worker", "tags": ["fast"], "labels": {"zone": "a"}, "gpu": True}}
+    task_id = gateway.success("POST", "/tasks/submit", TASK | body)["task_id"]
+    assert gateway.success("GET", f"/tasks/{task_id}")["task"]["requirements"] == {
+        "agent_type": "worker", "capabilities": ["nobody-has-it"], "tags": ["fast"], "labels": {"zone": "a"},
+    }  # fmt: skip
+    listed = gateway.success("GET", "/tasks?state=queued")["tasks"]
+    assert {task["requirements"] for task in listed} == {None}
+    free = gateway.success("POST", "/tasks/submit", {"task_data": {"n": 1}})["task_id"]
+    assert gateway.success("GET", f"/tasks/{free}")["task"]["requirements"] == {}
+
+
 def test_a_place_in_the_requirements_is_that_of_the_task(gateway: Gateway) -> None:
     """As the predecessor's callers send it; the field of the task comes first."""
     place, other = {"region": "eu"}, {"region": "us"}
