@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from coord.gateway.table import ROUTES
 from coord.models.api_keys import CallerRole
 from tests.repo.documents import ROOT
@@ -18,7 +16,7 @@ def table() -> str:
     lines = ["| least role | calls |", "|---|---|"]
     for role in (None, *CallerRole):
         calls = [
-            f"`{route.method} {re.sub(r':[a-z]+}', '}', route.path)}`{' (own)' if route.own else ''}"
+            f"`{route.method} {route.plain_path}`{' (own)' if route.own else ''}"
             for route in ROUTES
             if route.role == role
         ]

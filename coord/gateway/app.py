@@ -93,7 +93,7 @@ class GatewayApp:
         self.gateway = gateway
         routes = tuple(routes)
         for route in routes:
-            gateway.endpoints.setdefault(route.path, []).append(route.method)
+            gateway.endpoints.setdefault(route.plain_path, []).append(route.method)
         gateway.document = cache(lambda: codec.encode(document(routes)))
         self._settings = gateway.settings
         self._router = Router(routes)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from coord.errors import BY_CODE, CoordError
+from coord.models.ids import ID_PATTERN
 
 #: Code -> HTTP status of errors that only HTTP has; every other error has its status on its class.
 HTTP_ONLY: dict[str, int] = {
@@ -46,6 +47,8 @@ HTTP_ONLY: dict[str, int] = {
 
 _AT = re.compile(r" - at `\$(.*)`\Z", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[([^\]]*)\]")
+#: The end of an error of msgspec about an id.
+_NO_ID = f"Expected `str` matching regex {ID_PATTERN!r}"
 _MISSING = re.compile(r"\AObject missing required field `(.+?)`")
 
 
@@ -91,7 +94,7 @@ def problem_of(error: str, at: tuple[str, ...]) -> Problem:
     loc: list[str | int] = list(at)
     for name, index in _STEP.findall(found.group(1) if found else ""):
         loc.append(name or (int(index) if index.isdecimal() else index))
-    message = _AT.sub("", error).replace("`", "'")
+    message = _AT.sub("", error).replace(_NO_ID, "must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -").replace("`", "'")
     missing = _MISSING.match(error)
     if missing:
         return Problem([*loc, missing.group(1)], "field required", "missing")

@@ -46,7 +46,7 @@ class Gateway:
         self.closing = asyncio.Event()
         #: Requests that are at work.
         self.active = 0
-        #: Path of the table of routes -> its methods.
+        #: Path, as in the OpenAPI document -> its methods.
         self.endpoints: dict[str, list[str]] = {}
         #: Returns the OpenAPI document of the table.
         self.document: Callable[[], bytes] = bytes

@@ -57,8 +57,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     components["ErrorBody"]["examples"] = [_ERROR]
     paths: dict[str, dict[str, Any]] = {}
     for route in listed:
-        path = _VARIABLE.sub(r"{\1}", route.path)
-        paths.setdefault(path, {})[route.method.lower()] = _operation(route, of, components)
+        paths.setdefault(route.plain_path, {})[route.method.lower()] = _operation(route, of, components)
     return {
         "openapi": "3.1.0",
         "info": {"title": TITLE, "version": __version__, "description": DESCRIPTION},
@@ -75,7 +74,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
 
 
 def _operation(route: Route, of: Mapping[type[Struct], Any], components: Mapping[str, Any]) -> dict[str, Any]:
-    summary = (getdoc(route.handle) or "").partition("\n")[0]
+    summary = (getdoc(route.handle) or "").partition("\n")[0].replace("``", "`")
     found: dict[str, Any] = {
         "operationId": _operation_id(route),
         "summary": summary,
@@ -96,7 +95,7 @@ def _operation(route: Route, of: Mapping[type[Struct], Any], components: Mapping
 
 
 def _operation_id(route: Route) -> str:
-    words = re.findall(r"\w+", _VARIABLE.sub(r"\1", route.path)) or ["gateway"]
+    words = re.findall(r"\w+", route.plain_path) or ["gateway"]
     return "_".join([route.method.lower(), *words])
 
 

@@ -10,6 +10,7 @@ does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -30,6 +31,9 @@ from coord.models.tracing import is_traceparent
 PREFIX = "/v1"
 
 JSON = "application/json"
+
+#: The kind of a variable part of a path.
+_KIND = re.compile(r":\w+(?=\})")
 
 #: The least role that may use a route; None: everyone, also without a credential.
 Role: TypeAlias = Literal["readonly", "client", "agent", "operator", "admin"]
@@ -274,6 +278,11 @@ class Route:
         self.example = example
         self.limited = limited
         self.counted = counted
+
+    @property
+    def plain_path(self) -> str:
+        """The path as OpenAPI writes it: variable parts without their kinds."""
+        return _KIND.sub("", self.path)
 
     def __repr__(self) -> str:
         """Return the method and the path."""

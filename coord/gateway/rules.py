@@ -101,5 +101,5 @@ def _strategy(name: str) -> str:
     if found in known:
         return found
     near = closest(found, known)
-    step = f"did you mean '{near}'? " if near else ""
-    raise RequestError("invalid_strategy", f"Invalid strategy: {name[:60]}; {step}Valid strategies: {', '.join(known)}")
+    step = f"Did you mean '{near}'? " if near else ""
+    raise RequestError("invalid_strategy", f"Invalid strategy: {name[:60]}. {step}Valid strategies: {', '.join(known)}")

@@ -212,6 +212,7 @@ class TaskSchema(Struct, frozen=True, kw_only=True):
     task_type: str
     priority: str
     payload: Any
+    requirements: Requirements | None  #: null in a list
     location: Location | None
     affinity_key: str | None
     expected_ms: float | None

@@ -13,7 +13,7 @@ from coord.client.handle import MAX_REASON
 from coord.errors import CoordError
 from coord.gateway.backend import Appended
 from coord.gateway.body import check_decodable, decode
-from coord.gateway.errors import Problem, RequestError, status_of
+from coord.gateway.errors import Problem, RequestError, sentence, status_of
 from coord.gateway.idempotency import conflict_is_reuse, id_of
 from coord.gateway.routes import Answer, Call, written
 from coord.gateway.schemas import (
@@ -148,10 +148,13 @@ async def submit_batch(call: Call[SubmitBatch, None]) -> Answer:
     ids: set[str] = set()
     for number, raw in enumerate(call.body.tasks):
         try:
-            body = decode(bytes(raw), SubmitTask, at=("body", "tasks", str(number)))
+            body = decode(bytes(raw), SubmitTask)
             fact, priority = task_fact(body, id_of(call, number), traceparent)
             if fact.task_id in ids:
-                raise RequestError("body_invalid", f"tasks.{number}: task_id '{fact.task_id}' is in the batch twice")
+                problem = Problem(
+                    ["body", "task_data", "task_id"], f"'{fact.task_id}' is in the batch twice", "value_error"
+                )
+                raise RequestError("body_invalid", sentence(problem), [problem])
             ids.add(fact.task_id)
             found.append((fact, priority))
         except CoordError as error:
@@ -159,7 +162,8 @@ async def submit_batch(call: Call[SubmitBatch, None]) -> Answer:
     tasks = [task for task in found if not isinstance(task, CoordError)]
     outcomes = iter(await call.backend.submit_many(tasks, call.wait_s))
     results = [
-        _batch_error(task) if isinstance(task, CoordError) else _batch_result(*task, next(outcomes)) for task in found
+        _batch_error(task, number=number) if isinstance(task, CoordError) else _batch_result(*task, next(outcomes))
+        for number, task in enumerate(found)
     ]
     submitted = sum(result.status != "error" for result in results)
     answer = BatchSubmitted(results=results, count=len(results), submitted=submitted, timestamp=now())
@@ -188,7 +192,7 @@ def _may_improve(result: BatchResult) -> bool:
 
 def _batch_result(fact: TaskSubmitted, priority: Priority, outcome: Appended | CoordError) -> BatchResult:
     if isinstance(outcome, CoordError):
-        return _batch_error(outcome, fact.task_id)
+        return _batch_error(outcome, task_id=fact.task_id)
     return BatchResult(
         status="success" if outcome.answered else "accepted",
         task_id=fact.task_id,
@@ -197,8 +201,11 @@ def _batch_result(fact: TaskSubmitted, priority: Priority, outcome: Appended | C
     )
 
 
-def _batch_error(error: CoordError, task_id: str | None = None) -> BatchResult:
-    code, problems = (error.name, error.problems) if isinstance(error, RequestError) else (error.code, None)
+def _batch_error(error: CoordError, *, number: int = 0, task_id: str | None = None) -> BatchResult:
+    code, problems = error.code, None
+    if isinstance(error, RequestError):
+        code = error.name
+        problems = [replace(one, loc=["body", "tasks", number, *one.loc[1:]]) for one in error.problems or ()]
     return BatchResult(status="error", task_id=task_id, code=code, message=str(error), detail=problems or str(error))
 
 

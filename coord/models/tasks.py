@@ -280,6 +280,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     priority: Priority
     task_type: str = ""
     payload: Any = None
+    requirements: Requirements | None = None  #: as submitted; None: not read with a list, or dropped
     submitted_at: int = 0
     pool: str = ""
     location: Location | None = None

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from coord.codec import BAD_JSON, parse_assignment, parse_preferences, parse_submission
 from coord.keys import Keys
 from coord.models.ids import entry_ms
-from coord.models.tasks import AttemptRecord, Priority, TaskError, TaskRecord, TaskState
+from coord.models.tasks import AttemptRecord, Priority, Requirements, TaskError, TaskRecord, TaskState
 from coord.queries.reads import chunks, decode_fields, parse_int, parse_json, read_hash
 
 #: Fields that a list shows: the small ones, so that a page of tasks with large payloads is not a large answer.
@@ -48,6 +48,7 @@ class _OpaqueBody(Struct):
 
     task_type: str = ""
     payload: msgspec.Raw = msgspec.Raw(b"{}")
+    requirements: Requirements = Requirements()
     expected_ms: float | None = None
     traceparent: str | None = None
 
@@ -174,10 +175,19 @@ def _parse_body(raw: str | None) -> dict[str, Any]:
         return {
             "task_type": opaque.task_type,
             "payload": payload,
+            "requirements": opaque.requirements,
             "expected_ms": opaque.expected_ms,
             "traceparent": opaque.traceparent,
         }
     return body if isinstance(body, dict) else {}
+
+
+def _requirements(body: Mapping[str, Any]) -> Requirements | None:
+    """Return the requirements in a body; None without a body, or if they are invalid."""
+    try:
+        return msgspec.convert(body.get("requirements", {}), Requirements) if body else None
+    except msgspec.ValidationError:
+        return None
 
 
 def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord | None:
@@ -198,6 +208,7 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord 
         priority=Priority(submission.priority),
         task_type=body.get("task_type", ""),
         payload=body.get("payload"),
+        requirements=None if "dropped" in raw else _requirements(body),
         submitted_at=submission.submitted_at,
         pool=submission.pool,
         location=preferences.location,

@@ -12,15 +12,26 @@ ROOT = Path(__file__).parents[2]
 BETWEEN = frozenset({"|", "||", "&", "&&", ";"})
 #: Words of the shell before a command.
 KEYWORDS = frozenset({"until", "do", "done"})
+#: In a word: a command whose output the shell puts there.
+SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; ``line`` is that of its first line of code."""
+    """A fenced block; ``line`` is that of its first line of code, ``section`` the heading with ``##`` before it."""
 
     language: str
     text: str
     line: int
+    section: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """A line of a session: what a person types, and what it prints."""
+
+    typed: str
+    shown: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,13 @@ def blocks(document: Path) -> list[Block]:
     """Every fenced block of a document."""
     text = document.read_text()
     found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return [Block(one[1], one[2], text[: one.start(2)].count("\n") + 1) for one in found]
+    return [Block(one[1], one[2], text[: one.start(2)].count("\n") + 1, _section(text[: one.start()])) for one in found]
+
+
+def steps(block: Block) -> list[Step]:
+    """Each command of a ``console`` block, with the output below it; a line that begins with ``# `` is a comment."""
+    text = re.sub(r"^# .*\n", "", block.text, flags=re.MULTILINE).replace("\\\n", " ")
+    return [Step(one[1], one[2]) for one in re.finditer(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE)]
 
 
 def commands(document: Path) -> list[Command]:
@@ -71,10 +88,10 @@ def links(document: Path) -> list[str]:
 
 
 def split(line: str, number: int = 0) -> list[Command]:
-    """The commands of a line: what stands between pipes and semicolons."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+    """The commands of a line: what stands between pipes and semicolons, and first what ``$(…)`` runs."""
+    found = [command for inner in SUBSTITUTION.findall(line) for command in split(inner, number)]
+    lexer = shlex.shlex(SUBSTITUTION.sub("X", line), posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
-    found: list[Command] = []
     words: list[str] = []
     skip = False
     for word in [*lexer, ";"]:
@@ -89,6 +106,12 @@ def split(line: str, number: int = 0) -> list[Command]:
         else:
             words.append(word)
     return found
+
+
+def _section(before: str) -> str:
+    """Return the last heading with ``##`` in a text."""
+    headings: list[str] = re.findall(r"^## (.+)$", before, re.MULTILINE)
+    return headings[-1] if headings else ""
 
 
 def _command(words: list[str], number: int) -> Command:

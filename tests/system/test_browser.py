@@ -61,7 +61,7 @@ def test_errors_of_the_console_are_found(watch: Callable[[str], WatchedPage]) ->
     (left,) = watched.errors
     assert "missing is not defined" in left
     with pytest.raises(AssertionError, match="no error matches 'timeout'"):
-        watched.forgive("timeout")
+        watched.forgive("timeout", within_ms=0)
 
 
 def test_requests_to_another_host_are_found(watch: Callable[[str], WatchedPage]) -> None:

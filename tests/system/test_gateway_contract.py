@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,6 +18,8 @@ AGENT = {"agent_type": "worker", "capabilities": ["ocr"], "services": ["scan"], 
 WEB = {"endpoints": {"http": "http://127.0.0.1:1"}, "metadata": {"delivery": "poll"}}
 TASK = {"task_data": {"task_type": "nobody", "required_capabilities": ["nobody-has-it"]}}
 DONE = {"task_data": {"task_type": "echo", "required_capabilities": ["echo"], "n": 1}}
+#: Names of fields that are times.
+MOMENT = re.compile(r"at|timestamp|deadline|\w+_at|registration_time|last_heartbeat|last_cleanup|reply_by")
 #: A body that is too deep for any decoder.
 DEEP = b'{"task_data": ' + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"}"
 
@@ -48,6 +50,7 @@ class Row(NamedTuple):
     status: int = 200
     has: dict[str, Any] | None = None  #: fields of the response with these values
     keys: str = ""  #: further fields that it has
+    text: str = ""  #: the message begins with it
 
 
 ROWS = (
@@ -59,6 +62,17 @@ ROWS = (
     Row("POST /agents/register", AGENT | {"agent_id": "r1"}, 200, {"agent_id": "r1"}, "message registered_at"),
     Row("POST /agents/register", AGENT | {"agent_id": "r1", "unknown": {"key": 1}}, 200, {"agent_id": "r1"}),
     Row("POST /agents/register", AGENT | {"agent_id": "r2", "chain_id": 7, "island_id": "x"}, 200),
+    Row("POST /agents/register",
+        {"agent_id": "old", "agent_type": "provider", "capabilities": ["ocr"], "services": ["scan"],
+         "endpoints": {"http": "http://127.0.0.1:1", "ws": "ws://127.0.0.1:1"}, "metadata": {"gpu": {"memory": 8}},
+         "labels": {"zone": "a"}, "version": "1.2.0", "location": {"lat": 52.5, "lon": 13.4, "region": "eu"},
+         "capacity": 2, "weight": 2, "heartbeat_interval": 30, "chain_id": 7, "island_id": "x"},
+        200, {"agent_id": "old"}),
+    Row("POST /agents/register", AGENT | {"agent_id": "i" * 128}, 200),
+    Row("POST /agents/register", AGENT | {"agent_id": "i" * 129}, 422, {"code": "body_invalid"},
+        text="agent_id: must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -"),
+    *(Row("POST /agents/register", AGENT | {"agent_id": word}, 422, {"code": "id_invalid"})
+      for word in ("register", "discover", "service", "capability", "status", "queues")),
     Row("POST /agents/register", {"agent_id": "r3"}, 422, {"code": "body_invalid"}),
     Row("POST /agents/register", AGENT | {"agent_id": "discover"}, 422),
     Row("POST /agents/register", AGENT | {"agent_id": "a b"}, 422),
@@ -74,11 +88,20 @@ ROWS = (
     Row("POST /agents/discover", None, keys="agents count"),
     Row("POST /agents/discover", {"status": "unheard-of"}, 200, {"count": 0, "agents": []}),
     Row("POST /agents/discover", {"query": {"agent_type": "king"}}, 200, {"count": 0}),
+    Row("POST /agents/discover",
+        {"agent_type": "provider", "services": ["scan"], "labels": {"zone": "a"}, "chain_id": 7, "island_id": "x",
+         "min_health_score": 0.1, "limit": 5, "unknown": 1}, 200, {"count": 1}),
+    Row("POST /agents/discover", {"query": {"agent_type": "provider"}, "agent_type": "monitor"}, 200, {"count": 1}),
+    Row("POST /agents/discover", {"query": None, "agent_type": None, "status": None}, keys="agents count"),
+    Row("POST /agents/discover", {"query": {"unknown": 1}}, keys="agents count"),
+    Row("POST /agents/discover", {"capabilities": "ocr"}, 422),
+    Row("POST /agents/discover", {"query": {"capabilities": [1]}}, 422),
     Row("POST /agents/discover", {"min_health_score": 2}, 422),
     Row("POST /agents/discover", {"limit": 0}, 422),
     Row("POST /agents/discover", {"cursor": "nonsense"}, 422, {"code": "cursor_invalid"}),
     Row("GET /agents?limit=2", None, 200, {"count": 2}, "agents next timestamp"),
     Row("GET /agents?tags=fast&agent_type=worker&capabilities=ocr", keys="agents count"),
+    Row("GET /agents?agent_type=provider&labels=zone=a&chain_id=7&min_health_score=0.1", None, 200, {"count": 1}),
     Row("GET /agents?status=nonsense", None, 200, {"count": 0}),
     Row("GET /agents?limit=many", None, 422, {"code": "query_invalid"}),
     Row("GET /agents/w1", keys="agent timestamp"),
@@ -92,6 +115,7 @@ ROWS = (
     Row("PUT /agents/nobody/status", {"status": "busy"}, 404, {"code": "agent_not_found"}),
     Row("POST /agents/w1/heartbeat", None, 200, {"agent_id": "w1"}, "message heartbeat_at"),
     Row("POST /agents/w1/heartbeat", {"load_metrics": {"cpu": 1}, "running": []}, 200),
+    Row("POST /agents/w1/heartbeat", {"status": "sleepy"}, 422),
     Row("POST /agents/nobody/heartbeat", None, 404),
     Row("DELETE /agents/r1", None, 200, {"agent_id": "r1"}, "message"),
     Row("GET /agents/r1", keys="agent"),
@@ -100,10 +124,23 @@ ROWS = (
     Row("GET /agents/service/no-such", None, 200, {"count": 0, "agents": []}),
     Row("GET /agents/capability/ocr", None, 200, {"capability": "ocr"}, "agents count timestamp"),
     Row("GET /registry/stats", keys="stats timestamp"),
+    Row("DELETE /agents/old", None, 200, {"agent_id": "old"}),  # tasks would be pushed to it: no worker does that here
+    Row("GET /health"),
     # Tasks
     Row("POST /tasks/submit", TASK, 200, {"priority": "normal"}, "message task_id submitted_at"),
     Row("POST /tasks/submit", TASK | {"priority": "UrGent", "payment": {}},
         200, {"priority": "urgent", "escrow_id": None}),
+    Row("POST /tasks/submit", TASK | {"priority": None, "requirements": None,
+        "payment": {"amount": "1.5", "currency": "X"}, "chain_id": "7"},
+        200, {"priority": "normal", "escrow_id": None}),
+    Row("POST /tasks/submit", TASK | {"requirements": {
+        "agent_type": "worker", "capabilities": ["ocr"], "services": ["scan"], "tags": ["fast"],
+        "labels": {"zone": "a"}, "agent_id": "w1", "min_health_score": 0.5, "location": {"region": "eu"}},
+        "timeout": 30, "delay": 60, "deadline": "2099-01-01T00:00:00+02:00", "retry": {"max_attempts": 2}}, 200),
+    Row("POST /tasks/submit", TASK | {"run_at": "2099-01-01T00:00:00Z"}, 200),
+    Row("POST /tasks/submit", TASK | {"run_at": "2099-01-01T00:00:00"}, 422),
+    Row("POST /tasks/submit", TASK | {"run_at": "2099-01-01T00:00:00Z", "delay": 5}, 422),
+    Row("POST /tasks/submit", TASK | {"timeout": -1}, 422),
     Row("POST /tasks/submit", TASK | {"requirements": {"agent_type": "worker", "gpu": True}, "chain_id": 1}, 200),
     Row("POST /tasks/submit", TASK | {"requirements": {"location": {"lat": 91, "lon": 0}}}, 422),
     Row("POST /tasks/nothing/complete", b'{"lease": "00d1ce5f8a6b7c2e", "result": {"n": 1e999}}',
@@ -155,12 +192,18 @@ ROWS = (
     Row("GET /tasks/status", keys="stats timestamp"),
     Row("GET /tasks/queues", keys="queue_sizes timestamp"),
     Row("GET /tasks/queues/stats", keys="queue_sizes distribution_stats timestamp"),
-    Row("POST /tasks/queues/asap/clear", None, 400, {"code": "invalid_priority"}),
+    Row("POST /tasks/queues/asap/clear", None, 400, {"code": "invalid_priority"}, text="Invalid priority: asap"),
     Row("POST /tasks/queues/LOW/clear", None, 200, {"priority": "low"}, "cleared_count timestamp"),
     Row("GET /load-balancer/stats", keys="stats timestamp"),
     Row("GET /load-balancer/strategy", keys="strategy updated_at"),
     Row("PUT /load-balancer/strategy?strategy=ROUND_ROBIN", None, 200, {"strategy": "round_robin"}, "updated_at"),
-    Row("PUT /load-balancer/strategy?strategy=best", None, 400, {"code": "invalid_strategy"}),
+    Row("POST /load-balancer/strategy", {"strategy": "Least_Connections"}, 200, {"strategy": "least_connections"}),
+    Row("PUT /load-balancer/strategy?strategy=best", None, 400, {"code": "invalid_strategy"},
+        text="Invalid strategy: best. Valid strategies: "),
+    Row("PUT /load-balancer/strategy?strategy=round-robin", None, 400, {"code": "invalid_strategy"},
+        text="Invalid strategy: round-robin. Did you mean 'round_robin'? Valid strategies: "),
+    Row("GET /load-balancer/strategy/history", keys="changes count timestamp"),
+    Row("DELETE /load-balancer/strategy", None, 200, {"strategy": "least_connections"}, "updated_at"),
     Row("PUT /load-balancer/strategy", None, 422),
     # Messages
     Row("POST /messages/send", message(),
@@ -173,10 +216,18 @@ ROWS = (
     Row("POST /messages/send", message(priority="HIGH", protocol="Direct", ttl=60, unknown=1),
         200, {"protocol": "direct"}),
     Row("POST /messages/send", message(protocol="broadcast"), 200, {"protocol": "broadcast"}),
-    Row("POST /messages/send", message(protocol="pigeon"), 400, {"code": "invalid_protocol"}),
+    Row("POST /messages/send", message(protocol="pigeon"), 400, {"code": "invalid_protocol"},
+        text="Invalid protocol: pigeon. Valid protocols: "),
     Row("POST /messages/send", message(priority="urgent"), 400, {"code": "invalid_priority"}),
-    Row("POST /messages/send", message(priority="asap"), 400, {"code": "invalid_priority"}),
-    Row("POST /messages/send", message(message_type="gossip"), 400, {"code": "invalid_message_type"}),
+    Row("POST /messages/send", message(priority="asap"), 400, {"code": "invalid_priority"},
+        text="Invalid priority: asap. Valid priorities: "),
+    Row("POST /messages/send", message(message_type="gossip"), 400, {"code": "invalid_message_type"},
+        text="Invalid message type: gossip. Valid message types: "),
+    Row("POST /messages/send", message(correlation_id="c1", message_id="m2"), 200, {"message_id": "m2"}),
+    Row("POST /messages/send", message(reply_to="m2", receiver_id="w2", sender_id="w1"), 200),
+    Row("POST /messages/send", message(ttl=0), 422),
+    Row("POST /messages/send", message(ttl="soon"), 422),
+    Row("POST /messages/send", message(sender_id="a b"), 422),
     Row("POST /messages/send", message(receiver_id="nobody"), 404, {"code": "agent_not_found"}),
     Row("POST /messages/send", message(payload="text"), 422),
     Row("POST /messages/send", {"receiver_id": "w1", "message_type": "direct"}, 422),
@@ -189,7 +240,12 @@ ROWS = (
     Row("POST /messages/broadcast", {"payload": {}}, 422),
     Row("GET /messages/history?receiver_id=w1", None,
         200, {"limit": 100, "offset": 0}, "messages count total timestamp"),
+    Row("GET /messages/history?sender_id=w2&limit=1&offset=1", None, 200, {"limit": 1, "offset": 1}, "next"),
+    Row("GET /messages/history?correlation_id=c1", None, 200, {"count": 2}),
+    Row("GET /messages/history?cursor=nonsense", None, 422, {"code": "cursor_invalid"}),
     Row("GET /messages/history?limit=0", None, 422),
+    Row("GET /messages/history?sender_id=a/b", None, 422, {"code": "query_invalid"},
+        text="sender_id: must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -"),
     Row("GET /messages/m1", keys="message recipients"),
     Row("GET /messages/nothing", None, 404, {"code": "message_not_found"}),
     Row("POST /messages/nothing/read", None, 404, {"code": "message_not_found"}),
@@ -199,6 +255,8 @@ ROWS = (
     Row("POST /peers/add?agent_id=w1", None, 422, {"code": "query_invalid"}),
     Row("POST /peers/add?agent_id=w1&peer_id=nobody", None, 404, {"code": "agent_not_found"}),
     Row("GET /peers/w1", None, 200, {"peers": ["w2"], "count": 1}),
+    Row("POST /peers/add?agent_id=w1&peer_id=w1", None, 422),
+    Row("POST /peers/remove?agent_id=w1", None, 422, {"code": "query_invalid"}),
     Row("GET /peers/nobody", None, 404),
     Row("GET /peers", None, 200, None, "connections total_agents total_peers"),
     Row("POST /peers/remove?agent_id=w1&peer_id=w2", None, 200, {"agent_id": "w1"}, "removed_at"),
@@ -208,11 +266,28 @@ ROWS = (
     Row("GET /agents/w1/subordinates", None, 200, {"subordinates": ["w2"], "count": 1}),
     Row("DELETE /agents/w1/subordinates/w2", None, 200, {"subordinate_id": "w2"}),
     Row("DELETE /agents/w1/subordinates/w2", None, 404),
+    Row("POST /agents/w1/subordinates/nobody", None, 404),
+    Row("GET /agents/nobody/subordinates", None, 404),
+    # Metrics
+    Row("GET /metrics/summary", None, 200, None, "performance system timestamp"),
     # Paths
     Row("GET /no/such/path", None, 404, {"code": "not_found"}),
     Row("GET /agents/a%20b", None, 404, {"code": "not_found"}),
     Row("DELETE /tasks/submit", None, 405, {"code": "method_not_allowed"}),
 )  # fmt: skip
+
+
+def assert_moments(found: Any) -> None:
+    """Each time, at any depth, is ISO 8601 with the offset of UTC, or null."""
+    if isinstance(found, list):
+        for value in found:
+            assert_moments(value)
+    if isinstance(found, dict):
+        for name, value in found.items():
+            if MOMENT.fullmatch(name) and value is not None:
+                assert datetime.fromisoformat(value).utcoffset() == timedelta(0), (name, value)
+            elif name not in {"payload", "metadata"}:
+                assert_moments(value)
 
 
 def assert_answer(answer: HttpAnswer, row: Row) -> None:
@@ -225,11 +300,10 @@ def assert_answer(answer: HttpAnswer, row: Row) -> None:
         assert set(body) == {"status", "code", "message", "detail", "timestamp"}
         assert body["status"] == "error"
         assert isinstance(body["detail"], list) == (answer.status == 422)
-    for name, value in body.items():
-        if name == "timestamp" or (name.endswith("_at") and value is not None):
-            assert datetime.fromisoformat(value).utcoffset() is not None
+    assert_moments(body)
     assert {name: body.get(name) for name in row.has or {}} == (row.has or {})
     assert not set(row.keys.split()) - set(body), sorted(body)
+    assert str(body.get("message", "")).startswith(row.text), body
 
 
 @pytest.mark.guarantee("no-server-errors")
@@ -248,6 +322,39 @@ def test_every_row_of_the_contract(gateway: Gateway) -> None:
             except AssertionError as error:
                 wrong.append(f"{method} {prefix}{path} {str(row.body)[:200]}: {error}")
     assert not wrong, "\n".join(wrong)
+
+
+#: Call -> the field of its response that has numbers, and the names in it that the contract promises.
+NUMBERS = {
+    "/registry/stats": ("stats", "total_agents status_counts type_counts service_count capability_count last_cleanup"),
+    "/tasks/status": (
+        "stats",
+        "tasks_distributed tasks_completed tasks_failed avg_distribution_time load_balancer_stats queue_sizes",
+    ),
+    "/load-balancer/stats": (
+        "stats",
+        "strategy total_assignments successful_assignments failed_assignments success_rate active_agents agent_weights",
+    ),
+    "/metrics/summary": ("system", "total_agents active_agents total_tasks load_balancer_strategy"),
+    "/tasks/queues": ("queue_sizes", "urgent critical high normal low"),
+}
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_the_numbers_have_their_names(gateway: Gateway, path: str) -> None:
+    """Each name of the contract is there, with a number, a text or numbers; nothing is null but a time."""
+    field, names = NUMBERS[path]
+    found = gateway.success("GET", path)[field]
+    assert set(names.split()) <= set(found)
+    assert {name for name, value in found.items() if value is None} <= {"last_cleanup"}
+
+
+def test_the_endpoints_are_those_of_the_document(gateway: Gateway) -> None:
+    """``GET /`` names each path of the OpenAPI document as it is there, with its methods, and the WebSocket."""
+    paths = gateway.call("GET", "/schema/openapi.json").body["paths"]
+    documented = {path: {method.upper() for method in methods} for path, methods in paths.items()}
+    endpoints = gateway.success("GET", "/")["endpoints"]
+    assert {path: set(methods) for path, methods in endpoints.items()} == documented | {"/ws": {"WEBSOCKET"}}
 
 
 def poll(gateway: Gateway, agent_id: str) -> list[dict[str, Any]]:
@@ -326,6 +433,27 @@ def test_the_numbers_are_those_of_the_tasks(gateway: Gateway) -> None:
     assert gateway.success("POST", "/tasks/queues/critical/clear")["cleared_count"] == 3
     assert gateway.success("GET", "/tasks/queues")["queue_sizes"]["critical"] == 0
     assert {gateway.success("GET", f"/tasks/{task_id}")["task"]["state"] for task_id in ids} == {"cancelled"}
+
+
+def test_an_error_in_a_batch_names_its_task(gateway: Gateway) -> None:
+    """``loc`` begins at the body of the request, as that of every 422; other errors are those of a single task."""
+    twice = TASK | {"task_data": TASK["task_data"] | {"task_id": "twice"}}
+    late = TASK | {"run_at": "2099-01-01T00:00:00"}
+    both = TASK | {"run_at": "2099-01-01T00:00:00Z", "delay": 5}
+    bodies = [{"task_data": 1}, TASK | {"timeout": -1}, twice, twice, TASK | {"priority": "x"}, late, both]
+    results = gateway.success("POST", "/tasks/batch", {"tasks": bodies})["results"]
+    assert [one["status"] for one in results] == ["error", "error", "success", "error", "error", "error", "error"]
+    assert results[4]["detail"] == results[4]["message"] == "Invalid priority: x"
+    found = {number: results[number]["detail"][0]["loc"] for number in (0, 1, 3, 5, 6)}
+    assert found == {
+        0: ["body", "tasks", 0, "task_data"],
+        1: ["body", "tasks", 1, "timeout"],
+        3: ["body", "tasks", 3, "task_data", "task_id"],
+        5: ["body", "tasks", 5, "run_at"],
+        6: ["body", "tasks", 6],
+    }
+    assert results[0]["message"] == "task_data: Expected 'object', got 'int'"
+    assert results[3]["message"] == "task_data.task_id: 'twice' is in the batch twice"
 
 
 def test_a_failed_task_is_retried(gateway: Gateway) -> None:
@@ -430,6 +558,19 @@ def test_the_page_needs_no_other_host(gateway: Gateway) -> None:
             assert "://" not in found.body
         assert "://" not in page.body
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=", page.body)
+
+
+def test_a_task_shows_its_requirements(gateway: Gateway) -> None:
+    """Those of ``requirements`` and of ``task_data`` together; a list has none, like payloads."""
+    body = {"requirements": {"agent_type": "worker", "tags": ["fast"], "labels": {"zone": "a"}, "gpu": True}}
+    task_id = gateway.success("POST", "/tasks/submit", TASK | body)["task_id"]
+    assert gateway.success("GET", f"/tasks/{task_id}")["task"]["requirements"] == {
+        "agent_type": "worker", "capabilities": ["nobody-has-it"], "tags": ["fast"], "labels": {"zone": "a"},
+    }  # fmt: skip
+    listed = gateway.success("GET", "/tasks?state=queued")["tasks"]
+    assert {task["requirements"] for task in listed} == {None}
+    free = gateway.success("POST", "/tasks/submit", {"task_data": {"n": 1}})["task_id"]
+    assert gateway.success("GET", f"/tasks/{free}")["task"]["requirements"] == {}
 
 
 def test_a_place_in_the_requirements_is_that_of_the_task(gateway: Gateway) -> None:

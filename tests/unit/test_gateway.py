@@ -230,7 +230,7 @@ async def test_a_strategy_that_is_none_is_a_400(http: Caller) -> None:
         more: dict[str, Any] = {how: {"strategy": "Round_Robbin"}}
         answer = await http.put("/load-balancer/strategy", **more)
         detail = assert_error(answer, 400, "invalid_strategy")
-        assert detail.startswith("Invalid strategy: Round_Robbin; did you mean 'round_robin'? Valid strategies: ")
+        assert detail.startswith("Invalid strategy: Round_Robbin. Did you mean 'round_robin'? Valid strategies: ")
         assert "predictive" in detail
     for params in ({"strategy": ""}, {"strategy": "x" * 1_000}):
         detail = assert_error(await http.put("/load-balancer/strategy", params=params), 400, "invalid_strategy")

@@ -76,6 +76,7 @@ function show(api, parent, path, method, operation) {
   add(summary, "span", method.toUpperCase(), { class: "method" });
   add(summary, "span", path, { class: "path" });
   add(summary, "span", operation.summary);
+  details.dataset.operation = `${method.toUpperCase()} ${path}`;
   details.dataset.text = `${method} ${path} ${operation.summary}`.toLowerCase();
   if (operation.description) add(details, "p", operation.description);
   const form = add(details, "form");
@@ -84,12 +85,16 @@ function show(api, parent, path, method, operation) {
     const table = add(form, "table");
     for (const parameter of parameters) {
       const row = add(table, "tr");
-      add(row, "td", `${parameter.name} (${parameter.in}${parameter.required ? ", required" : ""})`);
+      const id = `${operation.operationId}-${parameter.name}`;
+      const name = add(row, "td");
+      add(name, "label", parameter.name, { for: id });
+      add(name, "span", `(${parameter.in}${parameter.required ? ", required" : ""})`);
       add(row, "td", typeOf(parameter.schema));
       add(add(row, "td"), "input", undefined, {
+        id,
         name: parameter.name,
         placeholder: parameter.example === undefined ? "" : String(parameter.example),
-        "aria-label": parameter.name,
+        ...(parameter.required && { required: "" }),
       });
     }
   }
@@ -100,7 +105,7 @@ function show(api, parent, path, method, operation) {
     add(form, "textarea", example, { name: "body", rows: Math.min(15, example.split("\n").length + 1), "aria-label": "body" });
   }
   add(form, "button", "Send");
-  const output = add(form, "pre");
+  const output = add(form, "pre", undefined, { role: "region", "aria-label": "Response", "aria-live": "polite", tabindex: "0" });
   output.hidden = true;
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -135,6 +140,8 @@ async function start() {
   get("filter").addEventListener("input", (event) => {
     const wanted = event.target.value.toLowerCase();
     for (const one of main.querySelectorAll("section > details")) one.hidden = !one.dataset.text.includes(wanted);
+    for (const one of sections.values()) one.hidden = !one.querySelector(":scope > details:not([hidden])");
+    get("found").textContent = main.querySelector("section:not([hidden])") ? "" : "No call matches.";
   });
   get("settings").addEventListener("submit", (event) => event.preventDefault());
 }
