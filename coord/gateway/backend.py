@@ -109,7 +109,6 @@ class Backend:
         self._client: Client | None = None
         self._gatherer: Gatherer | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._is_closing = False
         #: Called when the client disconnects.
         self.on_close: list[Callable[[], Awaitable[None]]] = []
 
@@ -129,7 +128,6 @@ class Backend:
 
     def end_waits(self) -> None:
         """End the waits for workers as if their times were over: the gateway shuts down."""
-        self._is_closing = True
         if self._gatherer is not None:
             self._gatherer.end_waits()
         if self._client is not None:

@@ -20,9 +20,9 @@ TYPED = [
 ]
 #: Programs of others that a document may name.
 OTHERS = frozenset({
-    ".", "cat", "cd", "chmod", "cp", "curl", "docker", "export", "git", "grep", "head", "install", "jq", "kill", "kubectl",
-    "mkdir", "openssl", "pip", "printf", "prometheus", "promtool", "redis-cli", "rm", "seq", "sleep", "systemctl", "tee",
-    "valkey-server", "xargs",
+    ".", "cat", "cd", "chmod", "cp", "curl", "docker", "export", "git", "grep", "head", "install", "jq", "kill",
+    "kubectl", "mkdir", "openssl", "pip", "printf", "prometheus", "promtool", "redis-cli", "rm", "seq", "sleep",
+    "systemctl", "tee", "valkey-server", "xargs",
 })  # fmt: skip
 #: In inline code: words of a command that stand for something.
 COMMAND_WORDS = re.compile(r"coord( [a-z]+)*")

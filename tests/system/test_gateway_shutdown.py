@@ -133,9 +133,10 @@ async def test_requests_in_flight_get_whole_responses(cell: RunningCell, served:
     await socket.send(json.dumps({"id": 2, "heartbeat": {"agent_id": "a1"}}))
 
     async def all_wait() -> bool:
-        streams = ["in:tasks:normal", "in:requests", "in:registry", "in:messages:normal", "in:control:router"]
-        lengths = [await cell.redis.xlen(cell.keys.of(stream)) for stream in [*streams, "in:beats"]]
-        return all(lengths) and lengths[1] >= 2 and lengths[3] == 2
+        # The streams in which the writes and the frame wait, with the number of their entries at least.
+        streams = {"tasks:normal": 1, "requests": 1, "registry": 1, "messages:normal": 2, "beats": 1}
+        control = {"control:router": 1, "control:distributor": 2}
+        return all([await cell.redis.xlen(cell.keys.of(f"in:{one}")) >= n for one, n in (streams | control).items()])
 
     await wait_until(all_wait, "the writes wait for workers")
     served.requested.set()
