@@ -69,6 +69,8 @@ OPEN_S = 2.0
 OPEN_AGAIN_S = 0.2
 #: Tasks that are cancelled in one step when a queue is cleared.
 CLEARED_AT_ONCE = 500
+#: The end of an error whose request may have had its effect, which a second one does not repeat.
+SAFE = "; it is safe to repeat the request"
 #: Statuses with which an agent leaves: no heartbeat is valid after one of them.
 LEAVING = frozenset({AgentStatus.INACTIVE, AgentStatus.STALE})
 
@@ -140,7 +142,7 @@ class Backend:
 
     async def register(self, fact: AgentRegistered, wait_s: float, token: str = "") -> Appended:
         """Register an agent, or refresh its registration; ``token`` is the agent's."""
-        async with self.limited(wait_s):
+        async with self.limited(wait_s, SAFE):
             return await self.append("in:registry", fact, wait_s, token)
 
     async def heartbeat(
@@ -157,7 +159,7 @@ class Backend:
             AgentNotFound: the agent is not registered, or has left.
         """
         metrics = dict(load_metrics)
-        async with self.limited(2 * wait_s):
+        async with self.limited(2 * wait_s, SAFE):
             if status is not None and status in LEAVING:
                 return await self._change(agent_id, status, metrics, wait_s, token)
             try:
@@ -177,7 +179,7 @@ class Backend:
         Raises:
             AgentNotFound: the agent is not registered.
         """
-        async with self.limited(wait_s):
+        async with self.limited(wait_s, SAFE):
             try:
                 return await self._change(agent_id, status, dict(load_metrics), wait_s, token)
             except UnknownAgent:
@@ -189,7 +191,7 @@ class Backend:
         Raises:
             AgentNotFound: the agent is not registered.
         """
-        async with self.limited(wait_s):
+        async with self.limited(wait_s, SAFE):
             try:
                 return await self.append("in:registry", AgentDeregistered(agent_id), wait_s, token)
             except UnknownAgent:
@@ -282,8 +284,9 @@ class Backend:
             if isinstance(outcome, BaseException) and not isinstance(outcome, CoordError):
                 raise outcome
             found.append(outcome)
-        if found and all(isinstance(outcome, ServerUnavailable | ServerFull) for outcome in found):
-            raise found[0]  # type: ignore[misc]
+        first = found[0] if found else None
+        if isinstance(first, ServerUnavailable | ServerFull) and all(map(_is_not_taken, found)):
+            raise type(first)(str(first).partition("; it is safe")[0])  # which is advice for the first one only
         return found
 
     async def list_tasks(self, **wanted: Any) -> TaskPage:
@@ -293,7 +296,7 @@ class Backend:
 
     async def cancel(self, task_id: str, reason: str, wait_s: float) -> CancelAnswer | None:
         """Request that a task is cancelled, as ``Client.cancel``; None: no distributor has answered yet."""
-        async with self.limited(wait_s, "; it is safe to repeat the request"):
+        async with self.limited(wait_s, SAFE):
             try:
                 return await self.client.cancel(task_id, reason, timeout=wait_s)
             except ResultTimeout:
@@ -301,7 +304,12 @@ class Backend:
 
     async def retry(self, task_id: str, wait_s: float) -> bool:
         """Queue a failed task again, as ``Client.admin.retry``; False: no distributor has answered yet."""
-        return await self._control(wait_s, lambda: self.client.admin.retry(task_id, timeout=wait_s))
+        async with self.limited(wait_s, "; repeat the request: 409 task_not_dead means that the task is queued again"):
+            try:
+                await self.client.admin.retry(task_id, timeout=wait_s)
+            except ResultTimeout:
+                return False
+            return True
 
     async def clear_queue(self, priority: Priority, wait_s: float) -> ClearedQueue:
         """Cancel the tasks of a priority that wait for an agent; stop after ``wait_s`` seconds.
@@ -310,7 +318,8 @@ class Backend:
         """
         deadline = monotonic() + wait_s
         cleared, cursor = 0, None
-        async with self.limited(2 * wait_s):
+        advice = "; some tasks may be cancelled; it is safe to repeat the request, which cancels the others"
+        async with self.limited(2 * wait_s, advice):
             while True:
                 page = await self.client.list_tasks(states=(TaskState.QUEUED,), limit=CLEARED_AT_ONCE, cursor=cursor)
                 ids = [task.task_id for task in page.tasks if task.priority == priority]
@@ -391,7 +400,7 @@ class Backend:
 
     async def _control(self, wait_s: float, request: Callable[[], Awaitable[object]]) -> bool:
         """Make a request of an operator; return False if no worker has answered it yet."""
-        async with self.limited(wait_s):
+        async with self.limited(wait_s, SAFE):
             try:
                 await request()
             except ResultTimeout:
@@ -441,7 +450,7 @@ class Backend:
         """
         deadline = monotonic() + wait_s
         answered = True
-        async with self.limited(wait_s, "; it is safe to repeat the request"):
+        async with self.limited(wait_s, SAFE):
             for name, value in changes.items():
                 left_s = max(0.0, deadline - monotonic())
                 try:
@@ -467,16 +476,23 @@ class Backend:
     ) -> tuple[str, ApiKey]:
         """Make an API key, as ``Admin.create_key``."""
         wait_s = self.settings.gateway_wait_s
-        async with self.limited(wait_s):
-            return await self.client.admin.create_key(
-                role, agent_id=agent_id, name=name, lifetime=lifetime, timeout=wait_s
-            )
+        advice = "; a key that nobody knows may exist, `coord keys list` shows it and `coord keys revoke` ends it"
+        async with self.limited(wait_s, f"{advice}; repeat the request for another one"):
+            try:
+                return await self.client.admin.create_key(
+                    role, agent_id=agent_id, name=name, lifetime=lifetime, timeout=wait_s
+                )
+            except ResultTimeout as error:
+                raise ResultTimeout(f"{error}{advice}; repeat the request for another one") from None
 
     async def revoke_key(self, key: str) -> str:
         """Revoke an API key, by its id or the key itself; return its id. Raises ``ApiKeyNotFound``."""
         wait_s = self.settings.gateway_wait_s
-        async with self.limited(wait_s, "; it is safe to repeat the request"):
-            await self.client.admin.revoke_key(key, timeout=wait_s)
+        async with self.limited(wait_s, SAFE):
+            try:
+                await self.client.admin.revoke_key(key, timeout=wait_s)
+            except ResultTimeout as error:
+                raise ResultTimeout(f"{error}{SAFE}") from None
         return id_of_key(key) or key
 
     async def workers(self) -> dict[str, int]:
@@ -560,6 +576,10 @@ class _Limited:
         if isinstance(error, RedisError | OSError) and not isinstance(error, CoordError):
             log.warning("redis.refuses", error=str(error))
             raise ServerUnavailable(f"Redis refused the command: {error}{advice}") from error
+
+
+def _is_not_taken(outcome: Appended | CoordError) -> bool:
+    return isinstance(outcome, ServerUnavailable | ServerFull)
 
 
 async def _is_accepted(handle: TaskHandle | FactHandle, wait_s: float) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from coord.gateway.backend import Backend
 from coord.gateway.exposition import render
@@ -27,8 +27,9 @@ class Scrapes:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self._statistics = _Shared(backend.stats, SHARED_S)
-        self._weights = _Shared(backend.agent_weights, WEIGHTS_S)
+        self._backend = backend
+        self._statistics: _Shared[CellStatistics] = _Shared(SHARED_S)
+        self._weights: _Shared[dict[str, float]] = _Shared(WEIGHTS_S)
         self._rendered: dict[str, tuple[bytes, str]] = {}  # Accept -> metrics of the current read
         self._rendered_of: CellStatistics | None = None
 
@@ -38,7 +39,7 @@ class Scrapes:
         Raises:
             ServerUnavailable: Redis does not answer.
         """
-        return await self._statistics.get()
+        return await self._statistics.get(self._backend.stats)
 
     async def weights(self) -> dict[str, float]:
         """Return the weight of each agent that may get work, if it is not 1; at most ten seconds old.
@@ -46,7 +47,7 @@ class Scrapes:
         Raises:
             ServerUnavailable: Redis does not answer.
         """
-        return await self._weights.get()
+        return await self._weights.get(self._backend.agent_weights)
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type.
@@ -69,22 +70,18 @@ class Scrapes:
 class _Shared(Generic[T]):
     """A read that all requests within a time share."""
 
-    def __init__(self, read: Callable[[], Awaitable[T]], seconds: float) -> None:
-        self._read = read
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._reading: asyncio.Task[T] | None = None
         self._read_at = 0.0
 
-    async def get(self) -> T:
+    async def get(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what was read; read again if it is too old, or if the last read failed."""
         reading = self._reading
         if reading is None or (reading.done() and (_failed(reading) or monotonic() - self._read_at > self._seconds)):
-            reading = self._reading = asyncio.create_task(self._run())
+            reading = self._reading = asyncio.create_task(read())
             self._read_at = monotonic()
         return await asyncio.shield(reading)
-
-    async def _run(self) -> T:
-        return await self._read()
 
 
 def _failed(reading: asyncio.Task[T]) -> bool:
