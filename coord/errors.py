@@ -460,9 +460,10 @@ class RequestFailed(RequestEnded):
 
 
 class MessageUndeliverable(Undelivered):
-    """The message has no receiver, or the inbox of its receiver is full."""
+    """The inbox of the receiver is full; send the message again later, under a new id."""
 
     code = "message_undeliverable"
+    http_status = 503
 
 
 class MessageExpired(Undelivered):
@@ -481,24 +482,28 @@ class ConversationFull(Undelivered):
     """The conversation of the message has as many messages as it may have; the message names the path."""
 
     code = "conversation_full"
+    http_status = 409
 
 
 class NotLinked(Undelivered):
     """The protocol peer_to_peer needs a link that both agents have accepted."""
 
     code = "not_linked"
+    http_status = 409
 
 
 class NotInHierarchy(Undelivered):
     """The protocol hierarchical allows messages to the master and to subordinates only."""
 
     code = "not_in_hierarchy"
+    http_status = 409
 
 
 class NoSubordinates(Undelivered):
     """The message goes to all subordinates of its sender, which has none."""
 
     code = "no_subordinates"
+    http_status = 409
 
 
 #: code -> class, for every class above that has a code of its own.

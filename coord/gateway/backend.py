@@ -73,6 +73,8 @@ OPEN_S = 2.0
 OPEN_AGAIN_S = 0.2
 #: Additional seconds for a check of the ledger.
 LEDGER_S = 30.0
+#: The end of an error whose request may have had its effect, which a second one does not repeat.
+SAFE = "; it is safe to repeat the request"
 #: Statuses with which an agent leaves: no heartbeat is valid after one of them.
 LEAVING = frozenset({AgentStatus.INACTIVE, AgentStatus.STALE})
 
@@ -142,7 +144,7 @@ class Backend:
 
     async def register(self, fact: AgentRegistered, wait_s: float, token: str = "") -> Appended:
         """Register an agent, or refresh its registration; ``token`` is the agent's."""
-        async with self.limited(wait_s):
+        async with self.limited(wait_s, SAFE):
             return await self.append("in:registry", fact, wait_s, token)
 
     async def heartbeat(
@@ -159,7 +161,7 @@ class Backend:
             AgentNotFound: the agent is not registered, or has left.
         """
         metrics = dict(load_metrics)
-        async with self.limited(2 * wait_s):
+        async with self.limited(2 * wait_s, SAFE):
             if status is not None and status in LEAVING:
                 return await self._change(agent_id, status, metrics, wait_s, token)
             try:
@@ -179,7 +181,7 @@ class Backend:
         Raises:
             AgentNotFound: the agent is not registered.
         """
-        async with self.limited(wait_s):
+        async with self.limited(wait_s, SAFE):
             try:
                 return await self._change(agent_id, status, dict(load_metrics), wait_s, token)
             except UnknownAgent:
@@ -191,7 +193,7 @@ class Backend:
         Raises:
             AgentNotFound: the agent is not registered.
         """
-        async with self.limited(wait_s):
+        async with self.limited(wait_s, SAFE):
             try:
                 return await self.append("in:registry", AgentDeregistered(agent_id), wait_s, token)
             except UnknownAgent:
@@ -205,7 +207,7 @@ class Backend:
         Raises:
             AgentNotFound: the agent is not registered, or has left.
         """
-        async with self.limited(wait_s, "; it is safe to repeat the request"):
+        async with self.limited(wait_s, SAFE):
             admin = self.client.admin
             call = {"drain": admin.drain, "maintain": admin.maintain, "resume": admin.resume}[request]
             try:
@@ -300,8 +302,9 @@ class Backend:
             if isinstance(outcome, BaseException) and not isinstance(outcome, CoordError):
                 raise outcome
             found.append(outcome)
-        if found and all(isinstance(outcome, ServerUnavailable | ServerFull) for outcome in found):
-            raise found[0]  # type: ignore[misc]
+        first = found[0] if found else None
+        if isinstance(first, ServerUnavailable | ServerFull) and all(map(_is_not_taken, found)):
+            raise type(first)(str(first).partition("; it is safe")[0])  # which is advice for the first one only
         return found
 
     async def list_tasks(self, query: str, **wanted: Any) -> TaskPage:
@@ -311,7 +314,7 @@ class Backend:
 
     async def cancel(self, task_id: str, reason: str, wait_s: float) -> CancelAnswer | None:
         """Request that a task is cancelled, as ``Client.cancel``; None: no distributor has answered yet."""
-        async with self.limited(wait_s, "; it is safe to repeat the request"):
+        async with self.limited(wait_s, SAFE):
             try:
                 return await self.client.cancel(task_id, reason, timeout=wait_s)
             except ResultTimeout:
@@ -319,7 +322,12 @@ class Backend:
 
     async def retry(self, task_id: str, wait_s: float) -> bool:
         """Queue a failed task again, as ``Client.admin.retry``; False: no distributor has answered yet."""
-        return await self._control(wait_s, lambda: self.client.admin.retry(task_id, timeout=wait_s))
+        async with self.limited(wait_s, "; repeat the request: 409 task_not_dead means that the task is queued again"):
+            try:
+                await self.client.admin.retry(task_id, timeout=wait_s)
+            except ResultTimeout:
+                return False
+            return True
 
     async def bulk(
         self,
@@ -335,7 +343,7 @@ class Backend:
         Raises:
             CursorInvalid: the cursor is not from a list of tasks.
         """
-        async with self.limited(3 * wait_s, "; it is safe to repeat the request"):
+        async with self.limited(3 * wait_s, SAFE):
             if dry_run:
                 return await operation.count(limit, cursor, once=True)
             return await operation.run(timeout=wait_s, limit=limit, cursor=cursor, within=wait_s)
@@ -347,7 +355,8 @@ class Backend:
         """
         query = f"state:queued priority:{priority}"
         operation = BulkOperation(self.client.connection, "cancel", query, reason="the queue was cleared")
-        async with self.limited(3 * wait_s):
+        advice = "; some tasks may be cancelled; it is safe to repeat the request, which cancels the others"
+        async with self.limited(3 * wait_s, advice):
             found = await operation.run(timeout=wait_s, within=wait_s)
         return ClearedQueue(found.done, complete=found.next is None and not found.unanswered)
 
@@ -421,7 +430,7 @@ class Backend:
 
     async def _control(self, wait_s: float, request: Callable[[], Awaitable[object]]) -> bool:
         """Make a request of an operator; return False if no worker has answered it yet."""
-        async with self.limited(wait_s):
+        async with self.limited(wait_s, SAFE):
             try:
                 await request()
             except ResultTimeout:
@@ -471,7 +480,7 @@ class Backend:
         """
         deadline = monotonic() + wait_s
         answered = True
-        async with self.limited(wait_s, "; it is safe to repeat the request"):
+        async with self.limited(wait_s, SAFE):
             for name, value in changes.items():
                 left_s = max(0.0, deadline - monotonic())
                 try:
@@ -502,16 +511,23 @@ class Backend:
     ) -> tuple[str, ApiKey]:
         """Make an API key, as ``Admin.create_key``."""
         wait_s = self.settings.gateway_wait_s
-        async with self.limited(wait_s):
-            return await self.client.admin.create_key(
-                role, agent_id=agent_id, name=name, lifetime=lifetime, timeout=wait_s
-            )
+        advice = "; a key that nobody knows may exist, `coord keys list` shows it and `coord keys revoke` ends it"
+        async with self.limited(wait_s, f"{advice}; repeat the request for another one"):
+            try:
+                return await self.client.admin.create_key(
+                    role, agent_id=agent_id, name=name, lifetime=lifetime, timeout=wait_s
+                )
+            except ResultTimeout as error:
+                raise ResultTimeout(f"{error}{advice}; repeat the request for another one") from None
 
     async def revoke_key(self, key: str) -> str:
         """Revoke an API key, by its id or the key itself; return its id. Raises ``ApiKeyNotFound``."""
         wait_s = self.settings.gateway_wait_s
-        async with self.limited(wait_s, "; it is safe to repeat the request"):
-            await self.client.admin.revoke_key(key, timeout=wait_s)
+        async with self.limited(wait_s, SAFE):
+            try:
+                await self.client.admin.revoke_key(key, timeout=wait_s)
+            except ResultTimeout as error:
+                raise ResultTimeout(f"{error}{SAFE}") from None
         return id_of_key(key) or key
 
     async def workers(self) -> dict[str, int]:
@@ -608,6 +624,10 @@ class _Limited:
         if isinstance(error, RedisError | OSError) and not isinstance(error, CoordError):
             log.warning("redis.refuses", error=str(error))
             raise ServerUnavailable(f"Redis refused the command: {error}{advice}") from error
+
+
+def _is_not_taken(outcome: Appended | CoordError) -> bool:
+    return isinstance(outcome, ServerUnavailable | ServerFull)
 
 
 async def _is_accepted(handle: TaskHandle | FactHandle, wait_s: float) -> bool:

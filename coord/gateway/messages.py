@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import force_setattr
 
 from coord.agent_token import check_token
-from coord.errors import ConfigError, ServerUnavailable, TokenInvalid
+from coord.errors import ConfigError, MessageUndeliverable, ServerUnavailable, TokenInvalid
 from coord.gateway.errors import Problem, RequestError
 from coord.gateway.idempotency import conflict_is_reuse, id_of
 from coord.gateway.inboxes import AckItem
@@ -207,7 +207,7 @@ async def send(call: Call[SendMessage, None]) -> Struct | Answer:
         "token": _token(call),
         "traceparent": call.traceparent,
     }
-    with conflict_is_reuse(message_id, key_id):
+    with conflict_is_reuse(message_id, key_id), dead_letter_is_final():
         if protocol is None:
             options["message_type"] = MessageType.BROADCAST
             at, answered, *_ = await call.backend.broadcast(payload, call.wait_s, options)
@@ -304,6 +304,16 @@ async def read(call: Call[ReadBody, None]) -> MessageRead:
         await call.gateway.inboxes.check(copy.agent_id, call.bearer_token)
         (removed,) = await call.gateway.inboxes.delete(copy.agent_id, [AckItem(copy.lane, copy.entry)])
     return MessageRead(message_id=message_id, agent_id=copy.agent_id, removed=removed, read_at=now())
+
+
+@contextmanager
+def dead_letter_is_final() -> Iterator[None]:
+    """Say of a message that found no room that a repetition finds the dead letter."""
+    try:
+        yield
+    except MessageUndeliverable as error:
+        advice = "the message is a dead letter; send it again later, under another message_id or Idempotency-Key"
+        raise MessageUndeliverable(f"{error}; {advice}") from None
 
 
 def _matches(record: MessageRecord, query: MessagesQuery) -> bool:

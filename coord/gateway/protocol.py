@@ -70,6 +70,19 @@ class Protocol(HttpToolsProtocol):
         if self._active is not None and not self._active.response_complete:
             _disconnect(self._active)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection of a caller that sends no more, until it has its responses.
+
+        One that waits for an entry or an event is taken to be gone: a closed connection looks the same.
+        """
+        active = self._active
+        if active is None or active.disconnected or self._is_idle() or self._reading is not None:
+            return False
+        if active.message_event._waiters:  # noqa: SLF001 (there is no other way)
+            return False
+        self.cycle.keep_alive = False
+        return True
+
     def pause_writing(self) -> None:
         """Let responses wait until the caller has read some."""
         super().pause_writing()
@@ -123,16 +136,34 @@ class Protocol(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINED:
             self._refuse("overloaded", f"{PIPELINED} requests of this connection wait; read their responses first")
             raise httptools.HttpParserError("too many requests")
+        self._check_head()
         previous = self._cycle()
         super().on_headers_complete()
         cycle, scope = self._cycle(), cast("dict[str, Any]", self.scope)
         if cycle is not None and cycle.scope is self.scope:  # not for the handshake of a WebSocket
             self._reading = cycle
+            if self.parser.should_upgrade():
+                cycle.keep_alive = False  # the parser reads no further
             if self._is_draining:
                 cycle.keep_alive = False
                 if previous is not None and self.pipeline and not previous.response_started:
                     previous.keep_alive = True  # it is not the last one any more
             scope[RESPOND] = _Response(cycle).send
+
+    def _should_upgrade(self) -> bool:
+        return bool(super()._should_upgrade()) and self.parser.get_method() == b"GET"
+
+    def _check_head(self) -> None:
+        """Refuse several hosts, and a body after an unknown Upgrade (ignored otherwise), which the parser skips."""
+        names = [name for name, _ in self.headers]
+        if names.count(b"host") > 1:
+            self._refuse("request_invalid", "the request has more than one Host header; send one")
+            raise httptools.HttpParserError("several hosts")
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            length = dict(self.headers).get(b"content-length", b"0")
+            if length != b"0" or b"transfer-encoding" in names:
+                self._refuse("request_invalid", "the header Upgrade is not supported; send the request without it")
+                raise httptools.HttpParserError("unknown upgrade")
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from coord.doctor import Snapshot
 from coord.gateway.backend import Backend
@@ -26,30 +27,25 @@ class SharedRead(Generic[T]):
     """A read that concurrent requests share, and those within a time after it began.
 
     Args:
-        read: reads from the cell.
         shared_s: for how long its result is returned, in seconds.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[T]], shared_s: float = SHARED_S) -> None:
-        self._read = read
+    def __init__(self, shared_s: float = SHARED_S) -> None:
         self._shared_s = shared_s
         self._reading: asyncio.Task[T] | None = None
         self._read_at = 0.0
 
-    async def get(self) -> T:
-        """Return the result of the read.
+    async def get(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what was read; read again if it is too old, or if the last read failed.
 
         Raises:
             ServerUnavailable: Redis does not answer.
         """
         reading = self._reading
         if reading is None or (reading.done() and (_failed(reading) or monotonic() - self._read_at > self._shared_s)):
-            reading = self._reading = asyncio.create_task(self._run())
+            reading = self._reading = asyncio.create_task(read())
             self._read_at = monotonic()
         return await asyncio.shield(reading)
-
-    async def _run(self) -> T:
-        return await self._read()
 
 
 class Scrapes:
@@ -60,10 +56,11 @@ class Scrapes:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self._statistics = SharedRead(backend.stats)
-        self._weights = SharedRead(backend.agent_weights, WEIGHTS_S)
-        self._system = SharedRead(backend.system)
-        self._checked_system = SharedRead(lambda: backend.system(checks_ledger=True), LEDGER_S)
+        self._backend = backend
+        self._statistics: SharedRead[CellStatistics] = SharedRead()
+        self._weights: SharedRead[dict[str, float]] = SharedRead(WEIGHTS_S)
+        self._system: SharedRead[Snapshot] = SharedRead()
+        self._checked_system: SharedRead[Snapshot] = SharedRead(LEDGER_S)
         self._rendered: dict[str, tuple[bytes, str]] = {}  # Accept -> metrics of the current read
         self._rendered_of: CellStatistics | None = None
 
@@ -73,7 +70,7 @@ class Scrapes:
         Raises:
             ServerUnavailable: Redis does not answer.
         """
-        return await self._statistics.get()
+        return await self._statistics.get(self._backend.stats)
 
     async def weights(self) -> dict[str, float]:
         """Return the weight of each agent that may get work, if it is not 1; at most ten seconds old.
@@ -81,7 +78,7 @@ class Scrapes:
         Raises:
             ServerUnavailable: Redis does not answer.
         """
-        return await self._weights.get()
+        return await self._weights.get(self._backend.agent_weights)
 
     async def system(self) -> Snapshot:
         """Return a snapshot of the cell, at most a second old.
@@ -89,7 +86,7 @@ class Scrapes:
         Raises:
             ServerUnavailable: Redis does not answer.
         """
-        return await self._system.get()
+        return await self._system.get(self._backend.system)
 
     async def checked_system(self) -> Snapshot:
         """Return a snapshot with a check of the ledger, at most 30 s old; only one check runs at a time.
@@ -97,7 +94,7 @@ class Scrapes:
         Raises:
             ServerUnavailable: Redis does not answer.
         """
-        return await self._checked_system.get()
+        return await self._checked_system.get(partial(self._backend.system, checks_ledger=True))
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type.

@@ -10,11 +10,11 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from coord.client.handle import MAX_REASON
-from coord.errors import CoordError
+from coord.errors import CoordError, ServerFull, ServerUnavailable
 from coord.gateway.backend import Appended
 from coord.gateway.body import check_decodable, decode
 from coord.gateway.errors import Problem, RequestError, sentence, status_of
-from coord.gateway.idempotency import conflict_is_reuse, id_of
+from coord.gateway.idempotency import HEADER, conflict_is_reuse, id_of
 from coord.gateway.routes import Answer, Call, written
 from coord.gateway.schemas import (
     PoolsFound,
@@ -160,7 +160,10 @@ async def submit_batch(call: Call[SubmitBatch, None]) -> Answer:
         except CoordError as error:
             found.append(error)
     tasks = [task for task in found if not isinstance(task, CoordError)]
-    outcomes = iter(await call.backend.submit_many(tasks, call.wait_s))
+    try:
+        outcomes = iter(await call.backend.submit_many(tasks, call.wait_s))
+    except (ServerUnavailable, ServerFull) as error:
+        raise type(error)(f"{error}; {_how_to_repeat(call, tasks)}") from None
     results = [
         _batch_error(task, number=number) if isinstance(task, CoordError) else _batch_result(*task, next(outcomes))
         for number, task in enumerate(found)
@@ -183,6 +186,18 @@ async def retry(call: Call[None, None]) -> Struct | Answer:
     task_id = call.params["task_id"]
     answered = await call.backend.retry(task_id, call.wait_s)
     return written(call, TaskRetried(task_id=task_id), answered=answered, path=f"/tasks/{task_id}")
+
+
+def _how_to_repeat(call: Call[SubmitBatch, None], tasks: list[tuple[TaskSubmitted, Priority]]) -> str:
+    """Return how a batch is repeated of which Redis may have any task."""
+    if id_of(call) is not None:
+        return f"it is safe to repeat the request with the same {HEADER}"
+    ids = [fact.task_id for fact, _ in tasks]
+    given = call.raw.decode()
+    # An id that was generated is not in the body.
+    if all(f'"{task_id}"' in given for task_id in ids):
+        return "it is safe to repeat the request"
+    return f"it is safe to repeat the request with these as task_data.task_id, in this order: {', '.join(ids)}"
 
 
 def _may_improve(result: BatchResult) -> bool:

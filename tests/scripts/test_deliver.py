@@ -106,7 +106,8 @@ async def test_of_an_unknown_receiver(cell: Cell) -> None:
     assert await dead(cell) == ("dead", "Agent 'ghost' not found")
     assert await cell.last_answer() == "agent_not_found"
     assert await cell.stream("inbox:ghost:normal") == []
-    assert await cell.deliver(receiver="ghost") == "DUPLICATE"
+    assert await cell.deliver(receiver="ghost", caller="c2") == "DUPLICATE"
+    assert await cell.last_answer("c2") == "agent_not_found", "a repetition does not say that it is delivered"
 
 
 async def test_after_its_time_to_live(cell: Cell) -> None:

@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from coord import queries
 from coord.models.cell import Memory
 from coord.models.messages import MessageRecord
 from tests.scripts.cell import START, Cell
+from tests.scripts.test_broadcast import broadcast, freeze
 from tests.scripts.test_prune import prune
 from tests.scripts.test_purge import purge
 
@@ -176,6 +178,35 @@ async def test_only_the_receiver_of_a_request_ends_it(two: Cell) -> None:
     assert await reply(two, "r2", receiver="c1", reply_to="q2", digest="d4") == "DELIVERED"
     assert await waiting(two) == set()
     assert [one["id"] for one in await two.stream("replies:c1") if one["type"] == "message.received"] == ["r2"]
+
+
+@pytest.mark.parametrize("id_length", [2, 128])
+async def test_only_the_receiver_of_a_request_uses_the_id_of_its_reply(two: Cell, id_length: int) -> None:
+    """Another message under it, also a broadcast, would hide the reply."""
+    await two.register("a3")
+    request_id = "q" * id_length
+    reply_id = request_id[: 128 - len(".reply")] + ".reply"
+    assert await request(two, request_id) == "DELIVERED"
+    wanted: dict[str, Any] = {"receiver": "a1", "reply_to": request_id, "caller": "c1"}
+    for sender in ("a3", "a1"):
+        assert await two.deliver(reply_id, sender=sender, **wanted) == "CONFLICT"
+    assert await two.last_answer("c1") == "id_conflict"
+    if id_length == 2:
+        taken = replace(await broadcast(two), message_id=reply_id, sender_id="a3", caller="c2")
+        assert await freeze(two, taken, ["a1"]) == "CONFLICT"
+        assert await two.last_answer("c2") == "id_conflict"
+    assert await reply(two, reply_id, reply_to=request_id) == "DELIVERED"
+    assert await reply(two, reply_id, reply_to=request_id) == "DUPLICATE"
+    assert (await record(two, request_id)).request == "answered"
+
+
+async def test_a_request_whose_reply_id_is_in_use_is_refused(two: Cell) -> None:
+    """Its reply would be lost; a message that is no request may have any id."""
+    assert await two.deliver("q1.reply", sender="a3", receiver="a1") == "DELIVERED"
+    assert await request(two, caller="c1") == "CONFLICT"
+    assert await two.last_answer("c1") == "id_conflict"
+    assert await two.deliver("q1", sender="a1", receiver="a2") == "DELIVERED"
+    assert await request(two, "q2") == "DELIVERED"
 
 
 @pytest.mark.guarantee("replies-by-the-receiver")

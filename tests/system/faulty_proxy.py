@@ -46,6 +46,7 @@ class FaultyProxy:
         self.accepted = 0
         self.tasks: set[asyncio.Task[None]] = set()
         self.resets = 0
+        self.silences_later = False  #: connections that come pass nothing either
         self._server = server
         self._listener: asyncio.Server | None = None
 
@@ -78,7 +79,8 @@ class FaultyProxy:
         assert task is not None
         self.tasks.add(task)
         connection = Connection((writer, away), task)
-        connection.speaks.set()
+        if not self.silences_later:
+            connection.speaks.set()
         self.connections.add(connection)
         ways = [
             asyncio.create_task(self._pass(connection, reader, away, is_up=True)),

@@ -44,7 +44,7 @@ async def gateway(at: CellProcesses, http: HttpCaller, **environ: str) -> Proces
 async def serving(server: EmbeddedServer, settings: Settings, **changed: Any) -> AsyncIterator[HttpCaller]:
     """A gateway in this process, so that a test can shorten its times; it shuts down with the block."""
     http = HttpCaller(unused_port())
-    settings = replace(settings, redis_url=server.url, gateway_port=http.port, **changed)
+    settings = replace(settings, **{"redis_url": server.url, "gateway_port": http.port} | changed)
     requested, forced = asyncio.Event(), asyncio.Event()
     running = asyncio.create_task(serve(settings, requested, forced))
     try:

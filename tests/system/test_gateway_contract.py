@@ -209,7 +209,7 @@ ROWS = (
     Row("POST /messages/send", message(),
         200, {"receiver_id": "w1", "message_status": "delivered"}, "message_id sent_at"),
     Row("POST /messages/send", message(protocol="hierarchical", sender_id="cli-agent"),
-        422, {"code": "not_in_hierarchy"}),
+        409, {"code": "not_in_hierarchy"}),
     Row("POST /messages/send", message(protocol="hierarchical"), 200, {"protocol": "hierarchical"}),
     Row("POST /messages/send", message(message_type="peer_to_peer", sender_id="w2"), 200),
     Row("POST /messages/send", {"sender": "w2", "recipient": "w1", "message_type": "DIRECT", "content": {}}, 200),

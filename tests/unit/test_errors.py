@@ -62,14 +62,14 @@ EXPECTED = {
     "TaskExpired": ("TaskEnded", "task_expired", 422, 1),
     "ResultInvalid": ("TaskEnded", "result_invalid", 422, 1),
     "ResultDropped": ("TaskEnded", "result_dropped", 422, 1),
-    "MessageUndeliverable": ("Undelivered", "message_undeliverable", 422, 1),
+    "MessageUndeliverable": ("Undelivered", "message_undeliverable", 503, 1),
     "MessageExpired": ("Undelivered", "message_expired", 422, 1),
     "HopLimitReached": ("Undelivered", "hop_limit_reached", 422, 1),
-    "ConversationFull": ("Undelivered", "conversation_full", 422, 1),
+    "ConversationFull": ("Undelivered", "conversation_full", 409, 1),
     "RequestFailed": ("RequestEnded", "request_failed", 422, 1),
-    "NotLinked": ("Undelivered", "not_linked", 422, 1),
-    "NotInHierarchy": ("Undelivered", "not_in_hierarchy", 422, 1),
-    "NoSubordinates": ("Undelivered", "no_subordinates", 422, 1),
+    "NotLinked": ("Undelivered", "not_linked", 409, 1),
+    "NotInHierarchy": ("Undelivered", "not_in_hierarchy", 409, 1),
+    "NoSubordinates": ("Undelivered", "no_subordinates", 409, 1),
 }
 
 

@@ -418,5 +418,8 @@ async def test_no_body_makes_a_500(app: Any, path: str, body: bytes, key: str | 
     headers = {"Content-Type": kind} | ({"Idempotency-Key": key} if key is not None else {})
     async with calling(app) as http:
         answer = await http.post(path, body=body, headers=headers)
+    if path == "/agents/discover" and answer.status_code == 200:
+        assert answer.json["agents"] == [], "a type that does not exist finds nothing, without Redis too"
+        return
     assert answer.status_code in {400, 413, 422, 503}
     assert_error(answer, answer.status_code, answer.json["code"])

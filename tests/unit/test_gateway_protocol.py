@@ -81,7 +81,7 @@ class Link:
 
 
 class HeldApp:
-    """Responds to /held once it may; to /large with much; to /stream with a stream."""
+    """Responds to /held and /slow once it may; to /large with much; to /stream with a stream."""
 
     def __init__(self) -> None:
         self.may_respond = asyncio.Event()
@@ -99,6 +99,8 @@ class HeldApp:
             self.ended.append("gone" if receiving.done() else "answered")
             receiving.cancel()
             responding.cancel()
+        if path == "/slow":
+            await self.may_respond.wait()
         if path == "/stream":
             await send({"type": "http.response.start", "status": 200, "headers": []})
             for _ in range(24):
@@ -342,3 +344,83 @@ async def test_a_stream_has_its_own_limit_until_the_shutdown(held_link: Link) ->
     held_link.protocol.shutdown()
     held_link.protocol.sweep(later(DRAINED_STREAM_S + 1), IDLE_S)
     await wait_until(lambda: not held_link.protocol.tasks, "the stream has ended")
+
+
+POST = b"POST /tasks/submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+async def test_a_caller_that_sends_no_more_gets_its_response(held_link: Link, held: HeldApp) -> None:
+    """A half-closed socket is not a caller that has gone, unless the request waits for its end."""
+    await held_link.send(get("/slow"))
+    held_link._writer.write_eof()
+    await wait_until(lambda: held.began == ["/slow"], "the request is at work")
+    held.may_respond.set()
+    assert (await held_link.answer())[1][b"connection"] == b"close"
+    assert await held_link.is_closed()
+
+
+async def test_a_request_that_waits_ends_with_its_half_closed_socket(held_link: Link, held: HeldApp) -> None:
+    """A poll cannot tell it from a caller that has gone."""
+    await held_link.send(get("/held"))
+    await wait_until(lambda: held.began == ["/held"], "the request waits")
+    held_link._writer.write_eof()
+    await wait_until(lambda: held.ended == ["gone"], "the request has ended")
+
+
+async def test_an_unknown_upgrade_is_ignored(link: Link) -> None:
+    """As RFC 9110 allows. The parser reads nothing after it, so the connection ends and hides no request."""
+    await link.send(get("/health/live", b"Connection: Upgrade\r\nUpgrade: h2c\r\n") + LIVE)
+    status, headers, _ = await link.answer()
+    assert (status, headers[b"connection"]) == (b"HTTP/1.1 200 OK\r\n", b"close")
+    assert await link.is_closed()
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 2\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"])
+async def test_a_body_after_an_unknown_upgrade_is_refused(link: Link, length: bytes) -> None:
+    """It would be taken for an empty one."""
+    await link.send(POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\n" + length)
+    status, _, body = await link.answer()
+    assert (status, body["code"]) == (b"HTTP/1.1 400 Bad Request\r\n", "request_invalid")
+    assert "Upgrade" in body["detail"]
+
+
+async def test_a_handshake_is_a_get(link: Link) -> None:
+    """Another method is a request without a WebSocket, and is answered."""
+    await link.send(b"POST /ws HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE + b"\r\n")
+    status, _, body = await link.answer()
+    assert (status, body["code"]) == (b"HTTP/1.1 405 Method Not Allowed\r\n", "method_not_allowed")
+
+
+async def test_two_host_headers_are_refused(link: Link) -> None:
+    """A proxy and the gateway might each believe another one."""
+    await link.send(get("/registry/stats", b"Host: evil.example\r\nHost: localhost\r\n"))
+    status, _, body = await link.answer()
+    assert (status, body["code"]) == (b"HTTP/1.1 400 Bad Request\r\n", "request_invalid")
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        (get("http://localhost/health/live"), [200]),
+        (b"GET /agents/\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n", [400]),
+        (get("/agents/%ff"), [404]),
+        (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", [400]),
+        (POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", [400]),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: y\r\nHost: evil\r\n\r\n" + LIVE, [422, 200]),
+        (POST.replace(b"/tasks/submit", b"/nope") + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n", [404]),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", [404]),
+        (get("/health/live", b"Content-Length : 3\r\n"), [400]),
+        (get("/health/live", b"X: a\x00b\r\n"), [400]),
+    ],
+    ids=[
+        "absolute form", "8-bit path", "8-bit escape", "two lengths", "a length and chunks", "trailers", "expect",
+        "options of all", "a space in a name", "a NUL",
+    ],
+)  # fmt: skip
+async def test_odd_requests_get_one_response_each(link: Link, sent: bytes, statuses: list[int]) -> None:
+    """With the body of every error."""
+    await link.send(sent)
+    for wanted in statuses:
+        status, _, body = await link.answer()
+        assert int(status.split()[1]) == wanted
+        assert wanted == 200 or body["code"]

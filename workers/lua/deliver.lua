@@ -9,7 +9,7 @@
 --   | receipt: 1 if the answer says who has it | caused_by: the message whose handler sent it, or ''
 --   | reply_by_ms: it waits so long for a reply, or '' | failed: 1 for a reply that reports a failure, or ''
 --   | traceparent or '' | result: what the coordinator answers itself, opaque JSON, or '' | result_failed: 1 or ''
--- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such
+-- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id, or it is reserved); EXPIRED, UNKNOWN (no such
 --   receiver, or a request of nobody who can get the reply), LEFT (it has left), FULL (its lane has no room), FORBIDDEN
 --   (by the rule of its protocol), LOOP (its chain of answers is too long), OVER_BUDGET (its conversation has too many
 --   messages): dead letters with a reason; GONE (the entry was handled before); NOT_HELD (the router does not hold the
@@ -36,6 +36,14 @@ local function refusal_with_place(message, result)
   return refusal(message)
 end
 
+-- Returns why a request cannot have this id; nil if it can.
+local function reply_conflict(id)
+  local reply_id = reply_id_of(id)
+  if call('EXISTS', P .. 'message:' .. reply_id) == 1 then
+    return "message_id '" .. reply_id .. "', which the reply would have, was used before; use another id for the request"
+  end
+end
+
 local function deliver(i)
   local entry, lane, caller, id, digest, sender, receiver, kind, ttl, payload, correlation, reply_to, protocol, receipt, caused_by, wait_ms, failed, traceparent, result, result_failed = unpack(ARGV, i, i + 19)
   local stream, key = 'in:messages:' .. lane, P .. 'message:' .. id
@@ -43,13 +51,18 @@ local function deliver(i)
   if displaced then
     return displaced
   end
-  local known = call('HGET', key, 'digest')
-  if known then
-    if known ~= digest then
-      answer(caller, stream, entry, 'id_conflict', "message_id '" .. id .. "' was used before with other content")
-      return 'CONFLICT'
+  local known, status, known_code, known_reason = unpack(call('HMGET', key, 'digest', 'status', 'code', 'reason'))
+  local conflict = known and known ~= digest and "message_id '" .. id .. "' was used before with other content"
+    or not known and (reserved(id, sender, reply_to) or wait_ms ~= '' and reply_conflict(id))
+  if conflict then
+    answer(caller, stream, entry, 'id_conflict', conflict)
+    return 'CONFLICT'
+  elseif known then
+    if status == 'dead' then
+      answer(caller, stream, entry, known_code, known_reason)
+    else
+      answer(caller, stream, entry)
     end
-    answer(caller, stream, entry)
     return 'DUPLICATE'
   end
   local sent_at = sent_ms(entry)

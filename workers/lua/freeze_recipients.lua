@@ -8,7 +8,7 @@
 --   | correlation_id or '' | caused_by: the message whose handler sent it, or '' | traceparent or '' | number of recipients
 --   | recipients in a chunk | number n of chunks, n times: ids, spaces between
 -- Returns {words}. Words: MORE (recorded, now or before: it is to be delivered, and not consumed); DUPLICATE (delivered
---   before); CONFLICT (other content under this id); EXPIRED, LOOP (its chain of answers is too long), OVER_BUDGET (its
+--   before); CONFLICT (other content under this id, or it is reserved); EXPIRED, LOOP (its chain of answers is too long), OVER_BUDGET (its
 --   conversation has too many messages): recorded as dead; GONE (the entry was handled before); NOT_HELD (the router does
 --   not hold the lane), BEHIND (an older entry of the lane waits), ERROR <why>: not consumed
 -- Events in log:messages: message.broadcast, message.dead
@@ -33,13 +33,19 @@ local function freeze(i, last)
   if displaced then
     return displaced
   end
-  local known, status, total, delivered = unpack(call('HMGET', key, 'digest', 'status', 'recipients', 'delivered'))
-  if known and known ~= digest then
-    answer(caller, stream, entry, 'id_conflict', "message_id '" .. id .. "' was used before with other content")
+  local known, status, total, delivered, known_code, known_reason =
+    unpack(call('HMGET', key, 'digest', 'status', 'recipients', 'delivered', 'code', 'reason'))
+  local conflict = known and known ~= digest and "message_id '" .. id .. "' was used before with other content"
+    or not known and reserved(id, sender, '')
+  if conflict then
+    answer(caller, stream, entry, 'id_conflict', conflict)
     return 'CONFLICT'
   elseif known and status == 'delivering' then
     call('HSET', key, 'entry', entry)
     return 'MORE'
+  elseif known and status == 'dead' then
+    answer(caller, stream, entry, known_code, known_reason)
+    return 'DUPLICATE'
   elseif known then
     answer_with(caller, stream, entry, '{"recipients":' .. (total or 0) .. ',"delivered":' .. (delivered or 0) .. '}')
     return 'DUPLICATE'

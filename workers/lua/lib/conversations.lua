@@ -21,6 +21,29 @@ local function load_earlier(id)
     request = values[4], caller = values[5] or nil, receiver = values[6] }
 end
 
+-- The end of the id of a reply, and the longest id. The id of a longer request is cut off before it.
+local REPLY, LONGEST_ID = '.reply', 128
+
+local function reply_id_of(id)
+  return string.sub(id, 1, LONGEST_ID - #REPLY) .. REPLY
+end
+
+-- Returns why a sender may not use a message id; nil if it may. The reply to a request has the id of the request plus
+-- `.reply`, which only the receiver of the request may use: with another message under it, the reply would be lost.
+local function reserved(id, sender, reply_to)
+  if string.sub(id, -#REPLY) ~= REPLY then
+    return nil
+  end
+  local request = string.sub(id, 1, -#REPLY - 1)
+  if #id == LONGEST_ID and reply_to ~= '' and reply_id_of(reply_to) == id then
+    request = reply_to
+  end
+  local receiver, state = unpack(call('HMGET', P .. 'message:' .. request, 'receiver_id', 'request'))
+  if state and receiver ~= sender then
+    return "message_id '" .. id .. "' is reserved for the reply of '" .. receiver .. "' to a request; use another id"
+  end
+end
+
 -- Determines the place of a message: `answers` (the message that it answers), `parent` (the id of the one that it
 -- follows in its chain), `hops` and `conversation` (nil: it may be the first one of a conversation). All of this comes from the
 -- records of earlier messages, so no sender can shorten a chain while it answers.
