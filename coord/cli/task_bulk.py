@@ -53,6 +53,8 @@ def check_selection(command: str, task_ids: Sequence[str] | None, query: str | N
     """
     if (query is None) == (not task_ids):
         raise ConfigError(f"{command} needs either ids of tasks or --query QUERY, such as --query type:ocr")
+    if query is not None and not query.strip():
+        raise ConfigError("--query is empty; write --query 'id:*' if you mean all tasks")
     unused = [f"--{name.replace('_', '-')}" for name, value in of_query.items() if value]
     if query is None and unused:
         raise ConfigError(f"{', '.join(unused)} need{'s' * (len(unused) == 1)} --query")

@@ -137,7 +137,7 @@ def test_typed_operations_ask_before_they_change(lives: Living, coord: Coord) ->
     done = json.loads(coord("tasks", "cancel", "--query", "type:asked", "--yes", "--json").out)
     assert (done["matched"], done["done"], done["next"]) == (3, 3, None)
     assert coord("tasks", "cancel", "--query", "type:asked", "--yes").out == "0 tasks of 0 cancelled\n"
-    for wrong in (["cancel"], ["cancel", "x", "--query", "y"], ["retry", "x", "--dry-run"]):
+    for wrong in (["cancel"], ["cancel", "x", "--query", "y"], ["retry", "x", "--dry-run"], ["cancel", "-q", " "]):
         assert coord("tasks", *wrong).code == 2, wrong
     assert "no id of an operation" in coord("tasks", "retry", "--query", "x", "--yes", "--operation", "soon").err
 
