@@ -99,6 +99,7 @@ async def test_a_task_of_a_new_priority_goes_its_way(cell: Cell) -> None:
     assert await cell.counter("completed:high") == 1
 
 
+@pytest.mark.guarantee("bulk-operations")
 async def test_the_same_request_again_changes_nothing(cell: Cell) -> None:
     """Its entry is gone: the word says so, and neither the tasks nor the audit change."""
     await cell.submit("t1")
@@ -118,6 +119,7 @@ async def test_a_record_that_cannot_be_read_stops_no_other_task(cell: Cell) -> N
     assert await change(cell, "cancel", "bad", "t1") == {"done": 1, "skipped": {"error": 1}}
 
 
+@pytest.mark.guarantee("audit")
 async def test_the_audit_has_who_what_and_the_outcome(cell: Cell) -> None:
     """⚠ One entry for each request of an operator, written with the change; a client's own requests are not audited."""
     await cell.submit("t1")
