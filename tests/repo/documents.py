@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 #: Words that end one command and begin another.
 BETWEEN = frozenset({"|", "||", "&", "&&", ";"})
 #: Words of the shell before a command.
-KEYWORDS = frozenset({"until", "do", "done"})
+KEYWORDS = frozenset({"until", "do", "done", "}"})
 #: In a word: a command whose output the shell puts there.
 SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")
 

@@ -18,7 +18,7 @@ import structlog
 from coord import Agent, Client, NonRetryable, Task
 from coord.cli import main
 from coord.config import Settings
-from coord.keys import Keys
+from coord.keys import CONSUMES, Keys
 from tests.running import running_cell
 
 T = TypeVar("T")
@@ -53,6 +53,11 @@ class LiveCell:
     def do(self, work: Coroutine[Any, Any, T], timeout: float = START_S) -> T:
         """Run a coroutine in the cell's thread; what it returns."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
+
+    async def has_workers(self) -> bool:
+        """Return True if a worker of each kind that consumes facts has shown its presence."""
+        redis = self.client.connection.redis
+        return all([await redis.zcard(self.keys.of(f"workers:{kind}")) for kind in CONSUMES])
 
     def open_gate(self, name: str) -> None:
         """Let tasks of type ``gate`` with this name go on."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import re
 import signal
-import sys
 from pathlib import Path
 
 import psutil
@@ -19,8 +16,6 @@ from coord.endpoint import read_endpoint
 from coord.queries import count_submitted
 from tests.coord_up import DISTRIBUTOR, END_S, START_S, Start, accepted, runs
 from tests.waiting import wait_until
-
-README = Path(__file__).parents[2] / "README.md"
 
 
 async def test_it_starts_everything_and_ends_everything(start: Start) -> None:
@@ -250,19 +245,3 @@ async def test_without_a_home_it_works_on_a_folder_that_is_named(start: Start, t
     await accepted(server.url)
     up.process.terminate()
     assert await up.ended() == 0
-
-
-async def test_the_readme_s_agent_and_client_work(start: Start, tmp_path: Path) -> None:
-    """What a newcomer copies from the first page runs as it stands there."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
-    agent, client = (tmp_path / "agent.py", tmp_path / "client.py")
-    for place, block in zip((agent, client), blocks, strict=True):
-        place.write_text(block)
-    up = start("--routers", "0")
-    await up.announced()
-    serving = await asyncio.create_subprocess_exec(sys.executable, str(agent), stderr=asyncio.subprocess.DEVNULL)
-    asking = await asyncio.create_subprocess_exec(sys.executable, str(client), stdout=asyncio.subprocess.PIPE)
-    answer, _ = await asyncio.wait_for(asking.communicate(), START_S)
-    assert answer == b"{'text': 'A long story.'}\n"
-    serving.terminate()
-    assert await serving.wait() == 0
