@@ -12,11 +12,13 @@ from playwright.sync_api import Locator, Page, expect
 
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
+from coord.gateway.script import join
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered
 from coord.streams import Append
 from tests.browser import DEVICES, THEMES, Device, OpenPage, Theme, WatchedPage
 from tests.ports import unused_port
+from tests.repo.documents import ROOT, blocks
 from tests.running import running_cell
 from tests.system.gateway_cell import Gateway, gateway_of
 from tests.system.live_cell import LiveCell, live_cell
@@ -327,6 +329,7 @@ def test_a_role_limits_what_is_offered(cell: LiveCell, secured: Gateway, open_pa
     expect(tile(page, "gpu-1")).to_have_attribute("aria-label", re.compile("draining"))
     cell.do(cell.client.admin.resume("gpu-1"))
     cell.do(cell.client.admin.revoke_key(record.key_id))
+    cell.do(cell.client.submit("echo"))  # an event: the gateway checks the credential before it sends the next one
     expect(login.get_by_role("alert")).to_contain_text("not valid any more")
     expect(page.locator(".tile")).to_have_count(0)
     watched.forgive("status of 401")
@@ -344,6 +347,27 @@ def test_an_empty_cell_says_what_to_do(cell: LiveCell, open_page: OpenPage) -> N
             page.goto("about:blank")
     finally:
         cell.do(stack.aclose())
+
+
+def test_the_page_of_the_document_works(fleet: OpenFleet) -> None:
+    """The module of docs/dashboard.md is a page once it is named in the index, as the document says."""
+    (block,) = (block for block in blocks(ROOT / "docs" / "dashboard.md") if block.language == "js")
+    (row,) = re.findall(r"`(\{ name: .*? \})`", (ROOT / "docs" / "dashboard.md").read_text())
+    folder = ROOT / "coord" / "gateway" / "ui"
+    modules = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.js")}
+    modules["pages/pools.js"] = block.text
+    begin = "export const PAGES = ["
+    modules["pages/index.js"] = modules["pages/index.js"].replace(begin, f"{begin}{row}, ")
+    script = join(modules, "app.js")
+    page = fleet()
+    page.route("**/app.js", lambda route: route.fulfill(body=script, content_type="text/javascript"))
+    page.reload()
+    expect(page.locator(".tile")).to_have_count(4)
+    page.keyboard.press("g")
+    page.keyboard.press("p")
+    expect(page.get_by_role("heading", name="Pools")).to_be_visible()
+    expect(page.get_by_text("0 pools")).to_be_visible()
+    assert page.url.endswith("#/pools")
 
 
 def test_the_theme_is_kept(fleet: OpenFleet) -> None:
