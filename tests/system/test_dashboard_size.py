@@ -10,7 +10,8 @@ from playwright.sync_api import expect
 
 from coord.embedded import EmbeddedServer
 from tests.browser import OpenPage
-from tests.system.gateway_cell import Gateway, gateway_cell
+from tests.ports import unused_port
+from tests.system.gateway_cell import Gateway, gateway_cell, gateway_of
 from tests.system.staged_fleet import StagedFleet
 
 AGENTS = 1_000
@@ -44,6 +45,13 @@ COUNT = """async () => {
   } catch { /* the two seconds are over */ }
   clearTimeout(end);
   return text.split("\\ndata: ").length - 1;
+}"""
+
+
+#: Makes a page believe that its tab is hidden, or shown.
+HIDE = """(isHidden) => {
+  Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
 }"""
 
 
@@ -87,3 +95,32 @@ def test_a_thousand_agents_at_fifty_events_a_second(gateway: Gateway, open_page:
         if max(rounds[-1], default=0) <= LONGEST_MS:
             return
     pytest.fail(f"tasks of the browser lasted longer than {LONGEST_MS} ms in each of {ROUNDS} rounds: {rounds}")
+
+
+def test_a_busy_cell_is_caught_up_with(gateway: Gateway, open_page: OpenPage) -> None:
+    """Although events never stop: the page is live once it shows the latest ones."""
+    port = unused_port()
+    with gateway_of(gateway.cell, port):
+        watched = open_page(f"http://127.0.0.1:{port}/ui/")
+        expect(watched.page.get_by_text("Live")).to_be_visible()
+    expect(watched.page.get_by_text("Connection lost", exact=True)).to_be_visible()
+    with gateway_of(gateway.cell, port):
+        expect(watched.page.get_by_text("Live")).to_be_visible()
+        watched.page.goto("about:blank")
+    watched.forgive("ERR_|status of 503")
+
+
+def test_a_hidden_tab_gives_its_connection_back(gateway: Gateway, open_page: OpenPage) -> None:
+    """After a minute, because a browser opens only six to a host; once it is shown the page catches up."""
+    page = open_page(f"http://127.0.0.1:{gateway.port}/").page
+    page.clock.install()
+    page.goto(f"http://127.0.0.1:{gateway.port}/ui/")
+    expect(page.get_by_text("Live")).to_be_visible()
+    page.evaluate(HIDE, arg=True)
+    page.clock.fast_forward(59_000)
+    expect(page.get_by_text("Live")).to_be_visible()
+    page.clock.fast_forward(2_000)
+    expect(page.get_by_text("Not connected")).to_be_visible()
+    page.evaluate(HIDE, arg=False)
+    expect(page.get_by_text("Live")).to_be_visible()
+    expect(page.locator(".tile")).to_have_count(AGENTS + 1)
