@@ -17,6 +17,7 @@ from typing import Any
 
 from coord import Client, TaskSpec
 from coord.errors import CoordError, TaskFailed
+from coord.models.ids import check_id
 
 #: Maximum rounds of plan, read, write and review.
 ROUNDS = 3
@@ -85,6 +86,8 @@ async def _main() -> None:
     parser.add_argument("topic", help="the question")
     parser.add_argument("--run", metavar="ID", help="id of the run [a digest of the question]")
     options = parser.parse_args()
+    if options.run:
+        check_id(options.run, "--run")
     run_id = options.run or f"research-{hashlib.sha256(options.topic.encode()).hexdigest()[:8]}"
     async with Client() as client:
         report, missing = await research(Run(client, run_id), options.topic)
