@@ -97,7 +97,7 @@ class Session:
     async def _up(self, arguments: Sequence[str]) -> None:
         """Start ``coord up``; its agents may still be starting, because tasks wait for them."""
         options = [str(self._folder / word) if word.endswith(".toml") else word for word in arguments]
-        await self._start(*options).ready()
+        await self._start(*options, "--push-workers", "0").ready()
 
     async def _stay(self, command: str) -> None:
         """Start a server, and wait until its port is open; tasks wait for an agent."""

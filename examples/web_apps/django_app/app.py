@@ -18,7 +18,7 @@ from django.conf import settings
 from django.core.management import execute_from_command_line
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_GET, require_http_methods
 
 from coord import SyncClient
 from coord.errors import CoordError
@@ -71,6 +71,7 @@ def page(_request: HttpRequest) -> HttpResponse:
     return HttpResponse(PAGE)
 
 
+@require_http_methods(["GET", "POST"])
 @answers_errors
 def primes(request: HttpRequest, below: int) -> HttpResponse:
     """POST: submit the task, or find it. GET: the state of the task, which the page reads until it has ended."""
