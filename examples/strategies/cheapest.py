@@ -1,12 +1,8 @@
 """A placement strategy of one's own: the agent with the lowest price gets the task.
 
-Agents carry their price as a label: ``coord.Agent("a1", labels={"price": "0.12"})``. To use the strategy, declare it in
-the ``pyproject.toml`` of your package, and install the package where distributors run and where tasks are submitted::
-
-    [project.entry-points."coord.strategies"]
-    cheapest = "my_package.cheapest:Cheapest"
-
-Then ``coord strategy set cheapest``, or ``client.submit(..., strategy="cheapest")``.
+Agents carry their price as a label: ``coord.Agent("a1", labels={"price": "0.12"})``. ``pyproject.toml`` declares the
+strategy as an entry point. Install the package where distributors run and where tasks are submitted. Then
+``coord strategy set cheapest``, or ``client.submit(..., strategy="cheapest")``.
 """
 
 from __future__ import annotations

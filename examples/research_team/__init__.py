@@ -1,0 +1,1 @@
+"""A research team: an orchestrator that can be killed at any time, and agents that answer from Markdown documents."""
