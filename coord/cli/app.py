@@ -71,6 +71,7 @@ for place in (
     "coord.cli.processes:worker",
     "coord.cli.processes:gateway",
     "coord.cli.ps:ps",
+    "coord.cli.top:top",
     "coord.cli.queues:queues",
     "coord.cli.queues:pools",
     "coord.cli.events:events",
