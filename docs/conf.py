@@ -33,6 +33,7 @@ nitpick_ignore = [
 
 myst_heading_anchors = 4  # the anchors that GitHub makes
 
+toc_object_entries = False  # hundreds of methods would be copied into the navigation of each page
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_inherit_docstrings = False
