@@ -40,6 +40,8 @@ autodoc_inherit_docstrings = False
 
 html_theme = "furo"
 html_title = f"coord {__version__}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_show_copyright = False
