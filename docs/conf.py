@@ -33,12 +33,15 @@ nitpick_ignore = [
 
 myst_heading_anchors = 4  # the anchors that GitHub makes
 
+toc_object_entries = False  # hundreds of methods would be copied into the navigation of each page
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_inherit_docstrings = False
 
 html_theme = "furo"
 html_title = f"coord {__version__}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_show_copyright = False

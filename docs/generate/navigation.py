@@ -12,7 +12,7 @@ def toctrees(index: str) -> str:
     """Return a hidden table of contents for each section whose list has links to pages, in their order."""
     found = [(section[1], LINK.findall(section[2])) for section in SECTION.finditer(index)]
     return "".join(
-        "\n```{toctree}\n:hidden:\n:caption: " + title + "\n\n" + "\n".join(pages) + "\n```\n"
+        "\n```{toctree}\n:hidden:\n:titlesonly:\n:caption: " + title + "\n\n" + "\n".join(pages) + "\n```\n"
         for title, pages in found
         if pages
     )

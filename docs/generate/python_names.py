@@ -42,7 +42,7 @@ def directive(name: str) -> str:
     found = getattr(coord, name)
     if isinstance(found, type):
         return directive_of(found, f"coord.{name}" if found.__name__ == name else "")
-    return f"```{{eval-rst}}\n.. autofunction:: coord.{name}\n```\n"
+    return f"### {name}\n\n```{{eval-rst}}\n.. autofunction:: coord.{name}\n```\n"
 
 
 def directive_of(found: type, name: str = "") -> str:
@@ -52,7 +52,7 @@ def directive_of(found: type, name: str = "") -> str:
         "   :members:",
         "   :inherited-members: object, Struct, Enum, str, dict, tuple, Exception",
     ]
-    return "```{eval-rst}\n" + "\n".join(lines) + "\n```\n"
+    return f"### {found.__name__}\n\n```{{eval-rst}}\n" + "\n".join(lines) + "\n```\n"
 
 
 def values() -> list[type]:

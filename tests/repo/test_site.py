@@ -26,6 +26,9 @@ from tests.repo.protocol_document import rows_of
 from tests.repo.test_script_headers import DICTIONARY, PARTS
 from workers import lua
 
+#: The first test of a process builds the site, or waits for another process that does.
+pytestmark = pytest.mark.timeout(600)
+
 DOCS = ROOT / "docs"
 PICTURES = sorted((DOCS / "pictures").glob("*.svg"))
 SVG = "{http://www.w3.org/2000/svg}"
