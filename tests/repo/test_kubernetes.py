@@ -76,6 +76,7 @@ def test_its_command_and_its_settings_are_taken(name: str) -> None:
     check_url(settings.redis_url or "")
     assert settings.log_format == "json"
     assert container(name)["image"] == f"coord:{__version__}"
+    assert f"--tag coord:{__version__} ." in (ROOT / "docs" / "how-to" / "kubernetes.md").read_text()
 
 
 @pytest.mark.parametrize("name", OURS)

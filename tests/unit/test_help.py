@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from coord.cli import main
 from coord.cli.exit_codes import ExitCode
+from docs.generate.commands import commands as commands_and_groups
 from tests.commands import is_known, parse
 from tests.repo.documents import ROOT, commands, inline, split
 
@@ -19,22 +19,11 @@ PAGE = ROOT / "docs" / "command-line.md"
 
 def every_command() -> Iterator[tuple[str, Any]]:
     """``coord tasks list`` and its click command, for all that there are."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # typer 0.21 imports what click 8.5 calls deprecated
-        import click
+    import click
 
-        from coord.cli.app import app
-
-        waiting: list[tuple[str, Any]] = [("coord", app)]
-        while waiting:
-            name, command = waiting.pop(0)
-            if isinstance(command, click.Group):
-                context = click.Context(command)
-                waiting += [
-                    (f"{name} {sub}", command.get_command(context, sub)) for sub in command.list_commands(context)
-                ]
-            else:
-                yield name, command
+    for name, command in commands_and_groups():
+        if not isinstance(command, click.Group):
+            yield name, command
 
 
 COMMANDS = dict(every_command())
