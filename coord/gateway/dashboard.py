@@ -32,8 +32,8 @@ TYPES = {
 PACKED = {"woff2"}
 #: The page, and the text in it that stands for the folder of its files.
 PAGE, FOLDER = "index.html", b"{folder}"
-#: The module that the page loads; it is served with all that it imports. These scripts are no modules.
-ENTRY, SCRIPTS = "app.js", {"theme.js", "vendor/uplot.js"}
+#: The module that the page loads; it is served with all that it imports. The other scripts are no modules.
+ENTRY, SCRIPTS = "app.js", {"theme.js"}
 
 CHECKED = "no-cache"
 KEPT = "public, max-age=31536000, immutable"

@@ -108,9 +108,9 @@ async def test_no_other_file_is_served(app: GatewayApp) -> None:
 
 
 def test_the_script_stays_small() -> None:
-    """All of it together, with the library: a phone on a slow network opens it in a second."""
+    """All of it together: a phone on a slow network opens it in a second."""
     sizes = {path: len(found.packed or found.plain) for path, found in dashboard().files.items() if path.endswith("js")}
-    assert {"app.js", "theme.js", "vendor/uplot.js"} == set(sizes)
+    assert {"app.js", "theme.js"} == set(sizes)
     assert sum(sizes.values()) <= SCRIPT_LIMIT, sizes
 
 
