@@ -18,6 +18,7 @@ language = "en"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docs.generate"]
 exclude_patterns = ["generate"]
 nitpicky = True
+suppress_warnings = ["misc.highlighting_failure"]  # sessions show JSON, which no lexer of shells knows
 #: Names of other packages: shown without a link.
 nitpick_ignore_regex = [("py:.*", r"(?!coord\.).*")]
 #: Names of coord that signatures mention and callers do not need.

@@ -75,7 +75,7 @@ class AuditEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str  #: of the entry in ``log:audit``
     at: int  #: ms since 1970 on the server's clock
-    by: str  #: who asked for it: user@host, or a credential and an address; else the id of a client
+    by: str  #: who asked for it: ``user@host``, or a credential and an address; else the id of a client
     action: str  #: tasks.cancel, agents.drain …
     outcome: str  #: the word of the script that made the change: ok, not_found …
     target: str = ""  #: what was changed: ids and values, with spaces between
