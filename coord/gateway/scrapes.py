@@ -33,6 +33,7 @@ class SharedRead(Generic[T]):
         self._shared_s = shared_s
         self._reading: asyncio.Task[T] | None = None
         self._read_at = 0.0
+        self.number = 0  #: of the read whose result is returned, from 1
 
     async def get(self) -> T:
         """Return the result of the read.
@@ -44,6 +45,7 @@ class SharedRead(Generic[T]):
         if reading is None or (reading.done() and (_failed(reading) or monotonic() - self._read_at > self._shared_s)):
             reading = self._reading = asyncio.create_task(self._run())
             self._read_at = monotonic()
+            self.number += 1
         return await asyncio.shield(reading)
 
     async def _run(self) -> T:
@@ -58,11 +60,12 @@ class Scrapes:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self._statistics = SharedRead(backend.stats)
-        self._system = SharedRead(backend.system)
-        self._checked_system = SharedRead(lambda: backend.system(checks_ledger=True), LEDGER_S)
-        self._rendered_of: CellStatistics | None = None
-        self._rendered: dict[str, tuple[bytes, str]] = {}  # Accept -> metrics of these statistics
+        self._backend = backend
+        self._statistics = SharedRead(self._read_statistics)
+        self._system = SharedRead(self._read_system)
+        self._checked_system = SharedRead(self._read_checked_system, LEDGER_S)
+        self._rendered_of = 0
+        self._rendered: dict[str, tuple[bytes, str]] = {}  # Accept -> metrics of that read of the statistics
 
     async def statistics(self) -> CellStatistics:
         """Return the statistics of the cell, at most a second old.
@@ -88,6 +91,15 @@ class Scrapes:
         """
         return await self._checked_system.get()
 
+    async def _read_statistics(self) -> CellStatistics:
+        return await self._backend.stats()
+
+    async def _read_system(self) -> Snapshot:
+        return await self._backend.system()
+
+    async def _read_checked_system(self) -> Snapshot:
+        return await self._backend.system(checks_ledger=True)
+
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type.
 
@@ -98,8 +110,8 @@ class Scrapes:
             ServerUnavailable: Redis does not answer.
         """
         statistics = await self.statistics()
-        if statistics is not self._rendered_of:
-            self._rendered_of, self._rendered = statistics, {}
+        if self._rendered_of != self._statistics.number:
+            self._rendered_of, self._rendered = self._statistics.number, {}
         found = self._rendered.get(accept)
         if found is None:
             if len(self._rendered) >= 8:
