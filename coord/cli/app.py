@@ -68,6 +68,7 @@ def _write(fields: dict[str, str], code: int) -> int:
 
 for place in (
     "coord.cli.up:up",
+    "coord.cli.demo:demo",
     "coord.cli.processes:worker",
     "coord.cli.processes:gateway",
     "coord.cli.ps:ps",

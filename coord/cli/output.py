@@ -20,11 +20,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from coord import units
+from coord import styles, units
 from coord.errors import ConfigError
-from coord.models.agents import AgentStatus
 from coord.models.messages import MessageStatus
-from coord.models.tasks import TaskState
 from coord.standard_streams import json_text, plain, quiet_exit, write_error
 
 if TYPE_CHECKING:
@@ -191,27 +189,8 @@ def _write(text: str) -> None:
         raise ConfigError(f"cannot write the output: {error.strerror}") from None
 
 
-#: State -> style of rich; a state without one is not coloured.
-TASK_STATE: dict[str, str] = {
-    TaskState.SCHEDULED: "blue",
-    TaskState.QUEUED: "yellow",
-    TaskState.ASSIGNED: "cyan",
-    TaskState.RUNNING: "cyan",
-    TaskState.COMPLETED: "green",
-    TaskState.FAILED: "red",
-    TaskState.CANCELLED: "bright_black",
-    TaskState.EXPIRED: "red",
-    TaskState.REFUSED: "red",
-}
-AGENT_STATUS: dict[str, str] = {
-    AgentStatus.ACTIVE: "green",
-    AgentStatus.INACTIVE: "bright_black",
-    AgentStatus.BUSY: "yellow",
-    AgentStatus.STALE: "red",
-    AgentStatus.MAINTENANCE: "yellow",
-    AgentStatus.ERROR: "red",
-    AgentStatus.DRAINING: "yellow",
-}
+TASK_STATE = styles.TASK_STATE
+AGENT_STATUS = styles.AGENT_STATUS
 MESSAGE_STATUS: dict[str, str] = {
     MessageStatus.DELIVERING: "cyan",
     MessageStatus.DELIVERED: "green",

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from rich.table import Table
 from rich.text import Text
 
-from coord.models.agents import AgentRecord, AgentStatus, why_deaf
+from coord.models.agents import AgentRecord, why_deaf
 from coord.models.cell import WorkerRecord
 from coord.models.explanations import REJECTED, Explanation
 from coord.models.findings import BY_WEIGHT, Finding, Level
 from coord.models.tasks import TaskRecord, TaskState
 from coord.queries import Backlog, PoolBacklog
 from coord.standard_streams import plain
+from coord.styles import AGENT_STATUS, TASK_STATE
 from coord.top.feed import Feed
 from coord.units import duration
 
@@ -24,26 +25,6 @@ TASKS = ("task", "type", "state", "priority", "age", "agent", "attempt")
 POOLS = ("type", "queued", "reason", "head waits", "priority", "head")
 PROCESSES = ("kind", "name", "age", "per s", "lag", "progress", "host")
 
-STATUS: Mapping[str, str] = {
-    AgentStatus.ACTIVE: "green",
-    AgentStatus.BUSY: "yellow",
-    AgentStatus.DRAINING: "yellow",
-    AgentStatus.MAINTENANCE: "yellow",
-    AgentStatus.STALE: "red",
-    AgentStatus.ERROR: "red",
-    AgentStatus.INACTIVE: "dim",
-}
-STATE: Mapping[str, str] = {
-    TaskState.SCHEDULED: "blue",
-    TaskState.QUEUED: "yellow",
-    TaskState.ASSIGNED: "cyan",
-    TaskState.RUNNING: "cyan",
-    TaskState.COMPLETED: "green",
-    TaskState.FAILED: "red",
-    TaskState.EXPIRED: "red",
-    TaskState.CANCELLED: "dim",
-    TaskState.REFUSED: "red",
-}
 LEVEL: Mapping[str, str] = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 #: Cells of the bar of a load.
 BAR = 10
@@ -54,7 +35,7 @@ SHORT = 13
 def agent_row(agent: AgentRecord) -> Row:
     """Return the row of an agent."""
     status = f"{agent.status.value}{' deaf' if agent.deaf else ''}{' ejected' if agent.ejected else ''}"
-    style = "red" if agent.deaf or agent.ejected else STATUS.get(agent.status, "")
+    style = "red" if agent.deaf or agent.ejected else AGENT_STATUS.get(agent.status, "")
     health = "green" if agent.health_score >= 0.9 else "yellow" if agent.health_score >= 0.5 else "red"
     return (
         plain(agent.agent_id),
@@ -84,7 +65,7 @@ def task_row(task: TaskRecord, now: int, *, is_narrow: bool) -> Row:
     return (
         short(task.task_id, is_narrow=is_narrow),
         plain(task.task_type),
-        Text(task.state.value, STATE.get(task.state, "")),
+        Text(task.state.value, TASK_STATE.get(task.state, "")),
         task.priority.value,
         duration(max(0, now - task.submitted_at)),
         plain(task.agent_id or ""),

@@ -1,0 +1,162 @@
+"""The cell of ``coord demo``: ``coord up`` with agents, in a temporary folder that is removed afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from coord import SyncClient
+from coord.cells import LOCAL
+from coord.config import Settings, without_settings
+from coord.endpoint import read_endpoint
+from coord.errors import CoordError, ServerUnavailable
+
+#: Agents of the demo, as a person would write them for ``coord up --agents``.
+AGENTS = """\
+[agents.ocr]
+command = ["{python}", "-P", "-m", "coord.demo.agent", "--id", "{id}", "--type", "ocr", "--capacity", "2"]
+count = 2
+
+[agents.reporter]
+command = ["{python}", "-P", "-m", "coord.demo.agent", "--id", "{id}", "--type", "report"]
+"""
+AGENT_IDS = ("ocr-1", "ocr-2", "reporter")
+#: Seconds in which the cell must start, and end.
+START_S, END_S = 60.0, 30.0
+#: Seconds between two looks.
+POLL_S = 0.05
+
+
+class DemoCell:
+    """A cell of its own: it neither uses nor changes any other cell of this user.
+
+    Attributes:
+        folder: with everything that the cell writes.
+        client: a client of the cell.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="coord-demo-"))
+        self.client: SyncClient
+        self._endpoint = self.folder / "endpoint.json"
+        self._up: subprocess.Popen[bytes] | None = None
+        self.environ = without_settings(os.environ) | {
+            "COORD_ENDPOINT_FILE": str(self._endpoint),
+            "COORD_CELL": LOCAL,  # whatever the configuration file names as the default
+        }
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def _start(self) -> None:
+        (self.folder / "agents.toml").write_text(AGENTS)
+        with (self.folder / "up.log").open("wb") as log:
+            # A session of its own: Ctrl-C reaches the demo alone, which ends the cell in order. If the demo is killed,
+            # its end of the pipe closes, and the cell ends by itself.
+            self._up = subprocess.Popen(
+                [*_coord(), "up", "--data", str(self.folder / "data"), "--no-gateway", "--watch-stdin",
+                 "--agents", str(self.folder / "agents.toml")],
+                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=self.environ, start_new_session=True,
+            )  # fmt: skip
+        self.wait(lambda: read_endpoint(self._endpoint) is not None, "the cell starts")
+        endpoint = read_endpoint(self._endpoint)
+        if endpoint is None:
+            raise ServerUnavailable(f"the cell of the demo has ended: {self._last_line()}")
+        self.client = SyncClient(endpoint.url, settings=Settings(namespace=endpoint.namespace))
+        self.wait(self._has_agents, "the agents register")
+
+    def _has_agents(self) -> bool:
+        try:
+            return {agent.agent_id for agent in self.client.agents()} >= set(AGENT_IDS)
+        except CoordError:
+            return False
+
+    def wait(self, is_done: Callable[[], bool], what: str) -> None:
+        """Wait until something has happened.
+
+        Args:
+            is_done: returns True then.
+            what: the thing, for the message.
+
+        Raises:
+            ServerUnavailable: it takes too long, or the cell has ended; shows the last line of its log.
+        """
+        deadline = time.monotonic() + START_S
+        while not is_done():
+            if self._up is None or self._up.poll() is not None or time.monotonic() > deadline:
+                raise ServerUnavailable(f"the demo waited in vain until {what}: {self._last_line()}")
+            time.sleep(POLL_S)
+
+    def command(self, words: Sequence[str]) -> str:
+        """Run a ``coord`` command on this cell; return what it prints."""
+        environ = self.environ | {"COLUMNS": str(min(100, shutil.get_terminal_size().columns))}
+        ended = subprocess.run(
+            [*_coord(), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environ,
+            cwd=self.folder,
+            check=False,
+        )
+        return ended.stdout.decode("utf-8", "replace")
+
+    def kill_agent(self, agent_id: str) -> int:
+        """Kill the process of an agent, as a crash would; return its pid."""
+        assert self._up is not None  # noqa: S101 -- the cell has started
+        for process in psutil.Process(self._up.pid).children(recursive=True):
+            words = process.cmdline()
+            if "coord.demo.agent" in words and agent_id in words:
+                process.kill()
+                return process.pid
+        raise ServerUnavailable(f"the agent {agent_id} of the demo is not running: {self._last_line()}")
+
+    def end(self) -> None:
+        """End the cell in order, and remove its folder; a second call does nothing."""
+        up, self._up = self._up, None
+        if hasattr(self, "client"):
+            self.client.close()
+        if up is not None:
+            if up.stdin is not None:
+                up.stdin.close()  # --watch-stdin: it shuts down
+            try:
+                up.wait(END_S)
+            except BaseException:  # also a second Ctrl-C
+                os.killpg(up.pid, signal.SIGKILL)
+                up.wait()
+                raise
+            finally:
+                shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _last_line(self) -> str:
+        try:
+            lines = (self.folder / "up.log").read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return lines[-1] if lines else "its log is empty"
+
+
+def _coord() -> list[str]:
+    return [sys.executable, "-P", "-m", "coord.cli"]

@@ -1,0 +1,107 @@
+"""`coord demo`: the tour shows what it promises, and leaves nothing behind, also after Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from coord.demo import cell, tour
+from tests.commands import is_known, parse
+from tests.repo.documents import split
+
+#: A machine with much else to do is slow.
+LIMIT_S = 300.0
+
+
+def start(tmp_path: Path) -> subprocess.Popen[str]:
+    """Start the demo, with its folders below this one."""
+    environ = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1", "XDG_STATE_HOME": str(tmp_path / "state")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "coord.cli", "demo", "--fast"],
+        env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def left_behind(tmp_path: Path) -> list[object]:
+    """Files and processes of the demo that are still there."""
+    found: list[object] = list(tmp_path.glob("coord-demo-*"))
+    for process in psutil.process_iter():
+        try:
+            if str(tmp_path) in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.timeout(400)
+def test_the_tour(tmp_path: Path) -> None:
+    """Each step is there, each command is real, and what it prints is what the step says."""
+    process = start(tmp_path)
+    out, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, out
+    assert "Traceback" not in out
+    titles = re.findall(r"^\d\. .+$", out, re.MULTILINE)
+    assert [title[0] for title in titles] == [str(number) for number in range(1, len(tour.STEPS) + 1)]
+    typed = [line.removeprefix("$ ") for line in out.splitlines() if line.startswith("$ coord ")]
+    assert len(typed) >= 12
+    for line in typed:
+        (words,) = [one.words for one in split(line) if is_known(one.words)]
+        parse(words)
+    assert all(agent_id in out for agent_id in cell.AGENT_IDS)
+    assert re.search(r"why +the task has completed on ocr-[12] at attempt 1, chosen by least_connections", out)
+    order = re.search(r"in this order: (.+)\.", out)
+    assert order is not None
+    names = order[1].split(", ")
+    assert names.index("pressing") < names.index("relaxed")
+    assert "no agent has the capability 'gpu'" in out
+    assert re.search(r"\$ kill -9 \d+ +# ocr-[12]", out)
+    assert re.search(r"attempt +2\n", out)
+    assert "was lost" in out
+    assert '{"done_by":"ocr-2","attempt":1}' in out  # the other one is drained
+    assert "{'from': 'ocr-2', 'you_asked': {'question': 'are you there?'}}" in out
+    assert re.search(r"ok +ledger +counters and records of \d+ tasks agree", out)
+    assert out.endswith(f"\n{tour.NEXT_STEPS}")
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.timeout(400)
+def test_ctrl_c(tmp_path: Path) -> None:
+    """The cell ends in order, and its folder is gone; exit code 130."""
+    process = start(tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("$ coord agents list"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    process.stdout.close()
+    assert process.wait(LIMIT_S) == 130, rest
+    assert "interrupted: the cell has ended, and its folder is removed" in rest
+    assert "Traceback" not in rest
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.timeout(400)
+def test_a_demo_that_is_killed(tmp_path: Path) -> None:
+    """Its processes end by themselves: they watch a pipe to it."""
+    process = start(tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("$ coord agents list"):
+            break
+    process.kill()
+    process.wait(LIMIT_S)
+    process.stdout.close()
+    deadline = time.monotonic() + LIMIT_S
+    while any(isinstance(one, psutil.Process) for one in left_behind(tmp_path)):
+        assert time.monotonic() < deadline, left_behind(tmp_path)
+        time.sleep(0.2)
