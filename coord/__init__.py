@@ -127,6 +127,7 @@ __all__ = [
     "NotInHierarchy",
     "NotLinked",
     "PayloadInvalid",
+    "QueryInvalid",
     "Release",
     "RequestEnded",
     "RequestFailed",

@@ -125,6 +125,7 @@ FAMILIES: dict[str, Family] = {
     "log:plans": Family("stream", operator="r"),
     "log:loads": Family("stream", operator="r"),
     "log:control": Family("stream", gateway="r", operator="r"),
+    "log:audit": Family("stream", gateway="r", operator="r"),
     "size:*": Family("string", operator="r"),
     "gateway:requests:*": Family("string", gateway="rw", operator="r"),
     "gateway:ticket:*": Family("string", gateway="rw", operator="r"),

@@ -210,7 +210,7 @@ def decode_message(fields: Mapping[bytes, bytes]) -> AgentMessage:
 
 
 def encode_entry(
-    fact: Struct, *, caller: str = "", data: bytes | None = None, token: str = ""
+    fact: Struct, *, caller: str = "", data: bytes | None = None, token: str = "", by: str = ""
 ) -> dict[str, bytes | str]:
     """Return the fields of the entry for a fact.
 
@@ -220,12 +220,15 @@ def encode_entry(
         data: the JSON of the fact, if the caller already has it.
         token: of the agent that the fact is about; empty: none. It is beside the data, so no record or dead letter has
             it.
+        by: who asks for it, for the audit; empty: the caller.
     """
     fields: dict[str, bytes | str] = {"type": TYPE_OF[type(fact)], "data": _encode(fact) if data is None else data}
     if caller:
         fields["caller"] = caller
     if token:
         fields["token"] = token
+    if by:
+        fields["by"] = by
     return fields
 
 

@@ -1,7 +1,10 @@
-"""What a handler works on: what it sends meanwhile carries on from there.
+"""What a handler works on, and for whom a client acts: what is sent meanwhile carries on from there.
 
 The agent sets it before it calls a handler. Messages and tasks that are sent inside the handler, also through a client,
 get the same ``traceparent``, and messages the id of the message that caused them.
+
+The command line and the gateway set for whom they act. The requests of operators that are sent meanwhile name them in
+the audit.
 """
 
 from __future__ import annotations
@@ -18,3 +21,6 @@ class Work(NamedTuple):
 
 
 current_work: ContextVar[Work | None] = ContextVar("current_work", default=None)
+
+#: Who asks for what a client requests, for the audit; empty: the client itself.
+acting_for: ContextVar[str] = ContextVar("acting_for", default="")

@@ -2,7 +2,7 @@
 
     CoordError
     ├── Invalid             the request does not fit; a retry fails again
-    │   ├── ConfigError, FactTooLarge, IdInvalid, CursorInvalid, EntryBuried
+    │   ├── ConfigError, FactTooLarge, IdInvalid, CursorInvalid, QueryInvalid, EntryBuried
     │   └── FactInvalid
     │       └── PayloadInvalid
     ├── Forbidden           the sender may not speak for this agent
@@ -149,6 +149,12 @@ class CursorInvalid(Invalid):
     """A cursor does not come from the list that it is used for."""
 
     code = "cursor_invalid"
+
+
+class QueryInvalid(Invalid):
+    """A query does not fit; the message names the position and the nearest valid text."""
+
+    code = "query_invalid"
 
 
 class EntryBuried(Invalid):

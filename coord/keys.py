@@ -129,7 +129,8 @@ tasks:refused                         zset    task -> ms at which it was refused
                                               together: after 1 h, or if there are too many
 tombstones                            zset    task -> ms of a cancel that arrived before its task
 counters                              hash    {state}:{priority} (gauge for an unfinished state, total for an outcome);
-                                              totals: submitted:{priority} replayed:{priority} retried released replayed
+                                              totals: submitted:{priority} prioritized_to:{priority}
+                                              prioritized_from:{priority} replayed:{priority} retried released replayed
                                               reports_duplicate
                                               reports_stale messages_delivered messages_dead messages_replayed
                                               requests_timed_out buried unburied tokens_refused results_dropped
@@ -251,6 +252,9 @@ log:loads                             stream  the loads that distributors change
                                               the newest 500 entries, which only distributors read
 log:control                           stream  settings changed, dead letters purged, entries replayed, memory freed;
                                               capped by entries and by bytes
+log:audit                             stream  what operators have changed, written by the script that makes the change:
+                                              type (of the fact), by (who asked for it), outcome (the word of the
+                                              script), data (of the fact, up to 4 KiB); capped by entries and by bytes
 size:{stream}                         string  of each log, ``dead:in`` and replies:{caller}: the bytes of its newest
                                               section, then the ids at which the newest three sections begin, spaces
                                               between. A section is a quarter of the cap. TTL that of the stream

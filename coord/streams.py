@@ -65,6 +65,7 @@ class Append(Struct, frozen=True, gc=False):
     caller: str = ""  #: where the answer goes; empty: no answer
     data: bytes | None = None  #: the fact's JSON, if it is already encoded
     token: str = ""  #: of the agent that the fact is about; empty: none
+    by: str = ""  #: who asks for it, for the audit; empty: the caller
 
 
 def append_command(keys: Keys, item: Append) -> tuple[Any, ...]:
@@ -73,7 +74,9 @@ def append_command(keys: Keys, item: Append) -> tuple[Any, ...]:
     if item.stream == "in:beats":
         command += ("MAXLEN", "~", HEARTBEATS_KEPT)
     command.append("*")
-    for field in codec.encode_entry(item.fact, caller=item.caller, data=item.data, token=item.token).items():
+    for field in codec.encode_entry(
+        item.fact, caller=item.caller, data=item.data, token=item.token, by=item.by
+    ).items():
         command += field
     return tuple(command)
 

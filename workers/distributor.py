@@ -35,6 +35,7 @@ from coord.models.facts import (
     TaskProgressed,
     TaskReleased,
     TaskReplayed,
+    TasksChangeRequested,
     TasksCompleted,
     TaskStarted,
     parts_of,
@@ -83,6 +84,7 @@ from workers.transitions import (
     SettingChange,
     Submission,
     TaskBatch,
+    TasksChange,
 )
 from workers.view import View
 from workers.waiting_counts import WaitingCounter
@@ -295,6 +297,31 @@ class Distributor(Service):
     def replay(self, batch: list[ReceivedFact[TaskReplayed]]) -> Call[TaskBatch]:
         """``replay`` for a batch of ``TaskReplayed``."""
         return self.cell.scripts.replay([Replay(entry.id, fact.task_id, caller) for entry, fact, caller in batch])
+
+    def change_tasks(self, batch: list[ReceivedFact[TasksChangeRequested]]) -> Call[TaskBatch]:
+        """``change_tasks`` for a batch of ``TasksChangeRequested``."""
+        changes: list[TasksChange] = []
+        for entry, fact, caller in batch:
+            note = {
+                "action": fact.action,
+                "priority": fact.priority,
+                "query": fact.query,
+                "operation": fact.operation,
+                "count": len(fact.task_ids),
+            }
+            changes.append(
+                TasksChange(
+                    entry.id,
+                    caller,
+                    fact.action,
+                    " ".join(fact.task_ids),
+                    fact.priority or "",
+                    fact.reason[:MESSAGE_KEPT],
+                    fact.before,
+                    codec.encode(note)[:-1],
+                )
+            )
+        return self.cell.scripts.change_tasks(changes)
 
     def purge(self, batch: list[ReceivedFact[DeadPurged]]) -> Call[list[str]]:
         """``purge`` for a batch of ``DeadPurged``."""
@@ -632,6 +659,7 @@ HANDLERS: dict[type[Fact], Handler] = {
     StrategySet: Distributor.configure,
     SettingSet: Distributor.configure,
     TaskReplayed: Distributor.replay,
+    TasksChangeRequested: Distributor.change_tasks,
     EntryReplayed: Distributor.requeue,
     DeadPurged: Distributor.purge,
     TaskCancelRequested: Distributor.cancel,

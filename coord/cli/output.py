@@ -85,13 +85,13 @@ def hint_next_page(command: str, options: Mapping[str, Any], cursor: str) -> Non
 
     Args:
         command: ``coord tasks list``.
-        options: option -> value or values, as given; None and empty values are left out.
+        options: option (empty: an argument) -> value or values, as given; None and empty values are left out.
         cursor: where the next page begins.
     """
     words = command.split()
     for option, given in options.items():
         for value in given if isinstance(given, list) else [given]:
-            words += [] if value is None else [option, str(value)]
+            words += [] if value is None else [option, str(value)] if option else [str(value)]
     hint(f"there may be more; continue with: {shlex.join([*words, '--cursor', cursor])}")
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
+import os
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,8 +95,10 @@ async def _work(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T
 
     from coord import Client
     from coord.connection import locate, read_failure, safe_url
+    from coord.context import acting_for
 
     url, settings = locate(settings)
+    acting_for.set(operator())
     async with await _opened(Client(url, settings=settings, reach_s=REACH_S), safe_url(url)) as client:
         try:
             return await work(client)
@@ -126,6 +131,15 @@ def empty_sentence(namespace: str) -> str:
         f"namespace '{namespace}' is empty: no worker has started in it and nothing was submitted to it; "
         "check --namespace and COORD_NAMESPACE"
     )
+
+
+def operator() -> str:
+    """Return who runs this command, for the log: user@host."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # the user of the process has no name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"[:128]
 
 
 class Acted(Struct, frozen=True):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +9,7 @@ import typer
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.output import moment, write_items, write_json, write_line, write_table
 from coord.cli.parse import StrategyName, pairs
-from coord.cli.session import ask
+from coord.cli.session import ask, operator
 from coord.config import LIVE, PER_TYPE, check_live
 from coord.errors import ConfigError
 from coord.models.strategies import MODIFIERS, STRATEGY_NAMES
@@ -244,15 +241,6 @@ def history(
         for change in changes
     ]
     write_table(columns, rows)
-
-
-def operator() -> str:
-    """Return who runs this command, for the log: user@host."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # the user of the process has no name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"[:128]
 
 
 strategy = group("strategy", "Show and set the strategy that chooses the best agent.")

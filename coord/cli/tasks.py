@@ -1,4 +1,4 @@
-"""``coord tasks``: submit, show, explain, list, watch, cancel and retry tasks."""
+"""``coord tasks``: submit, show, explain, list, watch, cancel, retry and prioritize tasks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,22 @@ from coord.cli.output import (
     write_table,
 )
 from coord.cli.parse import Duration
+from coord.cli.query import QueryWords, query_of, words_of
 from coord.cli.session import Acted, act_on_each, ask
 from coord.cli.submit import outcome_of, submit
+from coord.cli.task_bulk import (
+    DryRun,
+    Operation,
+    QueryOption,
+    TaskIdsOrQuery,
+    Yes,
+    change_tasks,
+    check_selection,
+)
 from coord.cli.watch import watch
 from coord.errors import ConfigError, ResultTimeout, ServerUnfit, TaskNotFound, TaskRefused
-from coord.models.tasks import TERMINAL, TaskRecord, TaskState
+from coord.models.query import Query
+from coord.models.tasks import TERMINAL, Priority, TaskRecord, TaskState
 
 if TYPE_CHECKING:
     from coord import Client
@@ -36,7 +47,6 @@ if TYPE_CHECKING:
     from coord.queries import TaskPage
 
 TaskId = Annotated[str, typer.Argument(help="Id of the task.", show_default=False)]
-TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of the tasks.", show_default=False)]
 
 
 def show(task_id: TaskId, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
@@ -154,6 +164,7 @@ def result(
 
 
 def list_(
+    query: QueryWords = None,
     *,
     state: Annotated[list[TaskState] | None, typer.Option(help="Only tasks in this state; repeatable.")] = None,
     task_type: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only tasks of this type.")] = None,
@@ -166,22 +177,30 @@ def list_(
 ) -> None:
     """List tasks: first those that agents hold, then waiting, failed and other ended tasks.
 
+    A query has terms such as state:failed, all of which have to hold: id, type, state, priority, pool, agent, reason,
+    error, age, since, ended, attempts, capability, service, tag, label. `state:failed,expired` takes any of several,
+    `-state:failed` excludes, `id:report-*` is a beginning, and a word alone is the beginning of an id, or a type. The
+    options are terms as well.
+
     Waiting tasks are listed by pool, the next to be placed first; ended tasks are listed newest first.
 
     Examples:
         coord tasks list
+        coord tasks list 'type:ocr state:failed age:>1h'
+        coord tasks list reason:no_capability,no_agent_type
         coord tasks list --state failed --type ocr
-        coord tasks list --agent ocr-1 --json | jq -r '.items[].task_id'
+        coord tasks list agent:ocr-1 --json | jq -r '.items[].task_id'
     """
+    wanted = query_of(query, states=state or (), task_type=task_type, agent=agent)
 
     async def work(client: Client) -> tuple[TaskPage, int | None, int]:
-        page = await client.list_tasks(
-            states=state or (), task_type=task_type, agent_id=agent, limit=limit, cursor=cursor
-        )
+        page = await client.list_tasks(wanted, limit=limit, cursor=cursor)
         if page.next is None and cursor is None:
             total: int | None = len(page.tasks)
         else:
-            total = await client.count_tasks(state or ()) if task_type is None and agent is None else None
+            is_simple = all(term.field == "state" for term in wanted.terms)
+            states = wanted.allowed("state", TaskState)
+            total = await client.count_tasks([TaskState(one) for one in states]) if is_simple and states else None
         return page, total, await client.server_time()
 
     page, total, now = ask(work, redis_url=redis_url, namespace=namespace)
@@ -210,27 +229,49 @@ def list_(
     if total:
         hint(f"{len(page.tasks):,} of {total:,} task{'' if total == 1 else 's'}")
     if page.next is not None:
-        filters = {"--state": state, "--type": task_type, "--agent": agent, "--limit": limit, "--namespace": namespace}
+        filters = {"": words_of(wanted), "--limit": limit, "--namespace": namespace}
         hint_next_page("coord tasks list", filters, page.next)
 
 
 def cancel(
-    task_ids: TaskIds,
+    task_ids: TaskIdsOrQuery = None,
     *,
+    query: QueryOption = None,
     reason: Annotated[str, typer.Option(help="Reason for the agent and the task's record.")] = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    operation: Operation = None,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
     """Cancel tasks: a waiting task at once; a running task is asked to stop, and the cancel is forced if it does not.
 
+    With --query, all tasks that match and have not ended: 200 in one request, after a confirmation. An interrupted
+    command is repeated, and does the rest.
+
     Exit code 0: cancelled, or cancel requested; 1: the task has another outcome or does not exist; 3: no distributor
     answered in time, the request waits for one.
 
     Examples:
         coord tasks cancel report-7 --reason "submitted twice"
-        coord tasks list --state queued --type ocr --json | jq -r '.items[].task_id' | xargs coord tasks cancel
+        coord tasks cancel --query 'type:ocr state:queued age:>1h' --dry-run
+        coord tasks cancel --query reason:no_capability --yes
     """
+    check_selection("coord tasks cancel", task_ids, query, dry_run=dry_run, yes=yes, operation=operation)
+    if query is not None:
+        change_tasks(
+            "cancel",
+            query,
+            reason=reason,
+            dry_run=dry_run,
+            yes=yes,
+            operation=operation,
+            json=json,
+            redis_url=redis_url,
+            namespace=namespace,
+        )
+        return
 
     async def one(client: Client, task_id: str) -> Acted:
         before = await _state(client, task_id)
@@ -247,7 +288,7 @@ def cancel(
         code = ExitCode.OPEN if answer == "sent" else ExitCode.OK
         return Acted({"task_id": task_id, "answer": answer, "state": state}, line, code)
 
-    act_on_each(task_ids, one, id_field="task_id", json=json, redis_url=redis_url, namespace=namespace)
+    act_on_each(task_ids or [], one, id_field="task_id", json=json, redis_url=redis_url, namespace=namespace)
 
 
 async def _state(client: Client, task_id: str) -> TaskState | None:
@@ -266,22 +307,83 @@ def _outcome(state: TaskState | None, *, was_cancelled: bool) -> str:
     return "will be cancelled" if state is None else f"is {state}"
 
 
-def retry(task_ids: TaskIds, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
+def retry(
+    task_ids: TaskIdsOrQuery = None,
+    *,
+    query: QueryOption = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    operation: Operation = None,
+    json: AsJson = False,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
+) -> None:
     """Retry failed tasks: same id, new attempts, history kept.
+
+    With --query, all failed tasks that match: 200 in one request, after a confirmation. An interrupted command is
+    continued with --operation, so that tasks which have failed again since are not retried twice.
 
     Examples:
         coord tasks retry report-7
-        coord tasks list --state failed --json | jq -r '.items[].task_id' | xargs coord tasks retry
+        coord tasks retry --query 'error:timeout ended:<1h' --dry-run
+        coord tasks retry --query type:ocr --yes
     """
+    check_selection("coord tasks retry", task_ids, query, dry_run=dry_run, yes=yes, operation=operation)
+    if query is not None:
+        change_tasks(
+            "retry",
+            query,
+            dry_run=dry_run,
+            yes=yes,
+            operation=operation,
+            json=json,
+            redis_url=redis_url,
+            namespace=namespace,
+        )
+        return
 
     async def one(client: Client, task_id: str) -> Acted:
         record = await (await client.admin.retry(task_id)).record()
         return Acted(record, f"{task_id} is {record.state} again; follow it with `coord tasks watch {task_id}`")
 
-    act_on_each(task_ids, one, id_field="task_id", json=json, redis_url=redis_url, namespace=namespace)
+    act_on_each(task_ids or [], one, id_field="task_id", json=json, redis_url=redis_url, namespace=namespace)
 
 
-tasks = group("tasks", "Submit, show, explain, list, watch, cancel and retry tasks.")
+def prioritize(
+    priority: Annotated[Priority, typer.Argument(help="The new priority", show_default=False)],
+    task_ids: TaskIdsOrQuery = None,
+    *,
+    query: QueryOption = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    operation: Operation = None,
+    json: AsJson = False,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
+) -> None:
+    """Move waiting tasks to another priority; each waits as if it had been submitted with it.
+
+    With --query, all waiting tasks that match and have another priority: 200 in one request, after a confirmation.
+
+    Examples:
+        coord tasks prioritize urgent report-7
+        coord tasks prioritize low --query 'type:ocr age:<10m' --yes
+    """
+    check_selection("coord tasks prioritize", task_ids, query, dry_run=dry_run, yes=yes, operation=operation)
+    change_tasks(
+        "prioritize",
+        Query().with_term("id", task_ids or ()) if query is None else query,
+        priority=priority,
+        dry_run=dry_run,
+        yes=yes or query is None,
+        operation=operation,
+        json=json,
+        redis_url=redis_url,
+        namespace=namespace,
+    )
+
+
+tasks = group("tasks", "Submit, show, explain, list, watch, cancel, retry and prioritize tasks.")
 register(tasks, submit)
 register(tasks, show)
 register(tasks, explain)
@@ -290,3 +392,4 @@ register(tasks, list_, "list")
 register(tasks, watch)
 register(tasks, cancel)
 register(tasks, retry)
+register(tasks, prioritize)

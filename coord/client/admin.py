@@ -21,10 +21,12 @@ from coord.agent_token import check_token, digest_of_token, new_token
 from coord.api_key import id_of_key, new_key, new_key_id
 from coord.arguments import as_seconds, check_finite, decode_argument, encode_fields
 from coord.client.answers import Answer
+from coord.client.bulk import BulkOperation
 from coord.client.connection import ClientConnection
-from coord.client.handle import TaskHandle
+from coord.client.handle import MAX_REASON, TaskHandle
 from coord.client.submission import check_strategy
 from coord.connection import reading
+from coord.context import acting_for
 from coord.errors import (
     AgentNotDraining,
     AgentNotFound,
@@ -63,7 +65,10 @@ from coord.models.facts import (
     check_agent_id,
 )
 from coord.models.ids import check_id
+from coord.models.operations import BulkAction, BulkResult
+from coord.models.query import Query
 from coord.models.strategies import MODIFIERS, Modifier, StrategyName
+from coord.models.tasks import Priority
 from coord.streams import Append
 from coord.suggestions import not_one_of
 
@@ -540,12 +545,59 @@ class Admin:
             if not step["left"]:
                 return purged
 
+    # Many tasks.
+
+    async def bulk(
+        self,
+        action: BulkAction,
+        query: str | Query,
+        *,
+        priority: Priority | str | None = None,
+        reason: str = "",
+        dry_run: bool = False,
+        limit: int | None = None,
+        cursor: str | None = None,
+        operation: str | None = None,
+        timeout: float = ANSWER_S,
+        on_progress: Callable[[BulkResult], None] = lambda _result: None,
+    ) -> BulkResult:
+        """Cancel, retry or prioritize all tasks that match a query, 200 in one request.
+
+        Each request is one atomic step. If the program is killed, the same call does the rest: what was changed does
+        not match any more. For a retry pass ``operation`` as well, or tasks that failed again are retried once more.
+
+        Args:
+            action: ``cancel``, ``retry`` (``replay`` is the same) or ``prioritize``.
+            query: such as ``type:ocr age:>1h``; only tasks in a state for the action are changed.
+            priority: the new one; with ``prioritize``.
+            reason: of a cancel; at most 4,096 characters.
+            dry_run: only count the tasks.
+            limit: stop after so many tasks; None: all.
+            cursor: continue after an earlier result, from its ``next``.
+            operation: continue an operation, by the ``operation`` of its result.
+            timeout: seconds to wait for the answer to each request.
+            on_progress: called after each request with the result so far.
+
+        Returns: the numbers; ``next`` is None when the operation is complete.
+
+        Raises:
+            QueryInvalid: the query does not fit; names the position and the nearest valid text.
+            CursorInvalid: the cursor is not from a list of tasks.
+            FactInvalid: another argument does not fit.
+        """
+        bulk = BulkOperation(
+            self._connection, action, query, priority=priority, reason=reason[:MAX_REASON], operation=operation
+        )
+        if dry_run:
+            return await bulk.count(limit, cursor)
+        return await bulk.run(timeout=timeout, limit=limit, cursor=cursor, on_progress=on_progress)
+
     # Requests.
 
     async def _control(self, worker: str, fact: Struct, timeout: float) -> Answer:
         """Send a request to a kind of worker and wait until it is done."""
         timeout = as_seconds(timeout, "timeout")
-        append = Append(f"in:control:{worker}", fact, self._connection.caller)
+        append = Append(f"in:control:{worker}", fact, self._connection.caller, by=acting_for.get())
         _check(append, self._connection.settings.max_entry_bytes)
         answer = (await self._connection.request(append, timeout, worker)).answer
         if not answer.ok:

@@ -48,7 +48,9 @@ from coord.models.events import Event
 from coord.models.explanations import Explanation, WaitingCounts
 from coord.models.ids import check_id
 from coord.models.plans import Plans
+from coord.models.query import Query
 from coord.models.statistics import CellStatistics
+from coord.models.task_query import TASKS
 from coord.models.tasks import TaskRecord, TaskState, TaskSubmitted
 from coord.models.traces import Trace
 from coord.streams import Append
@@ -266,12 +268,14 @@ class Client(AgentReads, Messaging):
 
     async def list_tasks(
         self,
+        query: str | Query = "",
         *,
         states: Collection[TaskState] = (),
         task_type: str | None = None,
         agent_id: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
+        once: bool = False,
     ) -> queries.TaskPage:
         """List tasks: those that agents hold, those that wait, those that failed, and the others that ended.
 
@@ -279,30 +283,36 @@ class Client(AgentReads, Messaging):
         task that moves meanwhile may be listed twice or not at all.
 
         Args:
+            query: only tasks that match it, such as ``type:ocr state:failed age:>1h``; empty: all.
             states: only these; empty: all.
             task_type: only this type.
             agent_id: only tasks that this agent holds or has ended.
             limit: maximum number of tasks, at least 1.
-            cursor: continue after a page, from its ``next``.
+            cursor: continue after a page of the same query, from its ``next``.
+            once: examine at most 10,000 tasks. The page may then be short, even empty, and its ``next`` continues.
 
         Raises:
+            QueryInvalid: the query does not fit; names the position and the nearest valid text.
             CursorInvalid: the cursor is not from a list of tasks.
         """
+        wanted = TASKS.parse(query) if isinstance(query, str) else query
+        wanted = wanted.with_term("state", tuple(states))
+        wanted = wanted.with_term("type", () if task_type is None else (task_type,))
+        wanted = wanted.with_term("agent", () if agent_id is None else (agent_id,))
         found: list[TaskRecord] = []
         while True:
             with reading():
-                page = await queries.list_tasks(
+                page = await queries.find_tasks(
                     self.connection.redis,
                     self.connection.keys,
-                    states=states,
-                    task_type=task_type,
-                    agent_id=agent_id,
+                    wanted,
+                    settings=self.connection.settings,
                     limit=limit - len(found),
                     cursor=cursor,
                 )
             found += page.tasks
             cursor = page.next
-            if cursor is None or len(found) >= limit:
+            if cursor is None or len(found) >= limit or once:
                 return queries.TaskPage(tuple(found), cursor)
 
     async def count_tasks(self, states: Collection[TaskState] = ()) -> int | None:

@@ -15,6 +15,7 @@ from coord.client.outcomes import LazyFuture, Outcome, Watch
 from coord.client.submission import build_fact
 from coord.codec import BAD_JSON, decode_json, encode
 from coord.connection import reading
+from coord.context import acting_for
 from coord.errors import (
     CoordError,
     FactInvalid,
@@ -259,7 +260,7 @@ def _cancel_request(connection: ClientConnection, task_id: str, reason: str) -> 
         raise FactInvalid(f"reason: expected text, not {type(reason).__name__}")
     request = TaskCancelRequested(check_id(task_id, "task_id"), reason[:MAX_REASON])
     fact, data = build_fact("in:requests", TaskCancelRequested, request, connection.settings.max_entry_bytes)
-    return Append("in:requests", fact, connection.caller, data)
+    return Append("in:requests", fact, connection.caller, data, by=acting_for.get())
 
 
 def _cancel_answer(answer: Answer) -> CancelAnswer | CoordError:

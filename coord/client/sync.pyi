@@ -27,7 +27,9 @@ from coord.models.messages import (
     Protocol,
     ProtocolName,
 )
+from coord.models.operations import BulkAction, BulkResult
 from coord.models.plans import Plans
+from coord.models.query import Query
 from coord.models.statistics import CellStatistics
 from coord.models.strategies import Modifier, StrategyName
 from coord.models.tasks import Priority, TaskRecord, TaskState
@@ -131,12 +133,14 @@ class SyncClient:
     ) -> queries.MessagePage: ...
     def list_tasks(
         self,
+        query: str | Query = ...,
         *,
         states: Collection[TaskState] = ...,
         task_type: str | None = ...,
         agent_id: str | None = ...,
         limit: int = ...,
         cursor: str | None = ...,
+        once: bool = ...,
     ) -> queries.TaskPage: ...
     def memory_use(self) -> MemoryUse: ...
     def message(self, message_id: str) -> MessageRecord: ...
@@ -193,6 +197,20 @@ class SyncClient:
     def write_refusal(self) -> str: ...
 
 class SyncAdmin:
+    def bulk(
+        self,
+        action: BulkAction,
+        query: str | Query,
+        *,
+        priority: Priority | str | None = ...,
+        reason: str = ...,
+        dry_run: bool = ...,
+        limit: int | None = ...,
+        cursor: str | None = ...,
+        operation: str | None = ...,
+        timeout: float = ...,
+        on_progress: Callable[[BulkResult], None] = ...,
+    ) -> BulkResult: ...
     def create_key(
         self,
         role: CallerRole | str,

@@ -2,7 +2,8 @@
 
 Nothing here writes, and the cell may be live. A difference is checked again, and reported only if it is the same each
 time: a transition is one script, so a task that is in transition at the next check is a different one. The sum
-``submitted = scheduled + queued + assigned + running + terminal`` is read at one moment and always holds.
+``submitted = scheduled + queued + assigned + running + terminal`` (of each priority, with the tasks that operators have
+moved to it and from it) is read at one moment and always holds.
 """
 
 from __future__ import annotations

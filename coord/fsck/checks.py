@@ -40,10 +40,13 @@ def check_sums(snapshot: CellSnapshot) -> Iterator[Finding]:
     counted = snapshot.counters
     for priority in Priority:
         parts = {state: counted.get(f"{state}:{priority}", 0) for state in COUNTED}
+        moved = counted.get(f"prioritized_to:{priority}", 0) - counted.get(f"prioritized_from:{priority}", 0)
         total = counted.get(f"submitted:{priority}", 0)
-        if total != sum(parts.values()):
+        if total + moved != sum(parts.values()):
             listed = ", ".join(f"{number} {state}" for state, number in parts.items() if number)
-            yield Finding("counters.sum", "counters", f"{priority}: {total} submitted are not {listed or 'none'}")
+            of_others = f" and {moved:+d} of other priorities" if moved else ""
+            why = f"{priority}: {total} submitted{of_others} are not {listed or 'none'}"
+            yield Finding("counters.sum", "counters", why)
     for name, value in counted.items():
         if value < 0:
             yield Finding("counters.negative", "counters", f"{name} is {value}")

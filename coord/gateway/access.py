@@ -174,6 +174,11 @@ async def count_frame(call: Call[Any, Any]) -> None:
         await check_rate(call.gateway, call.credential.subject, call.gateway.settings.gateway_rate)
 
 
+def is_operator(caller: Caller | None) -> bool:
+    """Return True if the requests of a caller are those of an operator, for the audit; None: security is off."""
+    return caller is None or caller.role.rank >= CallerRole.OPERATOR.rank
+
+
 def check_role(caller: Caller, role: Role, what: str) -> None:
     """Check that a caller has a role or a later one; raise ``RequestError`` if not."""
     if caller.role.rank < CallerRole(role).rank:

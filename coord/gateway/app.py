@@ -24,7 +24,8 @@ from coord import codec, logs
 from coord.api_key import redacted
 from coord.background import cancel_and_wait
 from coord.config import Settings
-from coord.gateway.access import CallerAccess
+from coord.context import acting_for
+from coord.gateway.access import CallerAccess, is_operator
 from coord.gateway.backend import Backend
 from coord.gateway.body import decode, read_body
 from coord.gateway.errors import RequestError
@@ -168,6 +169,7 @@ class GatewayApp:
     async def _handle(self, call: Call[Any, Any], route: Route) -> Struct | Stream | None:
         if self._access is not None:
             await self._access.authorize(call, route)
+        acting_for.set(call.caller_name if is_operator(call.credential) else "")
         if route.query is not None:
             call.query = decode_query(call.connection.scope["query_string"], route.query)
         if route.body is not None:

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from coord import Client, logs, spans
 from coord.api_key import id_of_key
 from coord.background import cancel_and_wait, run_once
+from coord.client.bulk import BulkOperation
 from coord.client.connection import FactHandle
 from coord.client.events import LogReader
 from coord.client.gatherer import Gatherer
@@ -47,8 +48,9 @@ from coord.models.explanations import Explanation
 from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.links import Links
 from coord.models.messages import MessageRecord
+from coord.models.operations import BulkResult
 from coord.models.statistics import CellStatistics
-from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
+from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
 from coord.queries import (
     AgentPage,
     Backlog,
@@ -67,8 +69,6 @@ log = logs.get_logger()
 OPEN_S = 2.0
 #: Seconds between two attempts.
 OPEN_AGAIN_S = 0.2
-#: Tasks that are cancelled in one step when a queue is cleared.
-CLEARED_AT_ONCE = 500
 #: Statuses with which an agent leaves: no heartbeat is valid after one of them.
 LEAVING = frozenset({AgentStatus.INACTIVE, AgentStatus.STALE})
 
@@ -293,10 +293,10 @@ class Backend:
             raise found[0]  # type: ignore[misc]
         return found
 
-    async def list_tasks(self, **wanted: Any) -> TaskPage:
-        """Return a page of tasks, as ``Client.list_tasks``; raises ``CursorInvalid``."""
+    async def list_tasks(self, query: str, **wanted: Any) -> TaskPage:
+        """Return a page of tasks, as ``Client.list_tasks``; raises ``QueryInvalid``, ``CursorInvalid``."""
         async with self.limited():
-            return await self.client.list_tasks(**wanted)
+            return await self.client.list_tasks(query, **wanted)
 
     async def cancel(self, task_id: str, reason: str, wait_s: float) -> CancelAnswer | None:
         """Request that a task is cancelled, as ``Client.cancel``; None: no distributor has answered yet."""
@@ -310,23 +310,35 @@ class Backend:
         """Queue a failed task again, as ``Client.admin.retry``; False: no distributor has answered yet."""
         return await self._control(wait_s, lambda: self.client.admin.retry(task_id, timeout=wait_s))
 
+    async def bulk(
+        self,
+        operation: BulkOperation,
+        *,
+        dry_run: bool,
+        limit: int,
+        cursor: str | None,
+        wait_s: float,
+    ) -> BulkResult:
+        """Change a bounded number of the tasks of an operation, or only count them; its ``next`` continues.
+
+        Raises:
+            CursorInvalid: the cursor is not from a list of tasks.
+        """
+        async with self.limited(3 * wait_s, "; it is safe to repeat the request"):
+            if dry_run:
+                return await operation.count(limit, cursor, once=True)
+            return await operation.run(timeout=wait_s, limit=limit, cursor=cursor, within=wait_s)
+
     async def clear_queue(self, priority: Priority, wait_s: float) -> ClearedQueue:
         """Cancel the tasks of a priority that wait for an agent; stop after ``wait_s`` seconds.
 
         Tasks that come meanwhile may be cancelled too, or not.
         """
-        deadline = monotonic() + wait_s
-        cleared, cursor = 0, None
-        async with self.limited(2 * wait_s):
-            while True:
-                page = await self.client.list_tasks(states=(TaskState.QUEUED,), limit=CLEARED_AT_ONCE, cursor=cursor)
-                ids = [task.task_id for task in page.tasks if task.priority == priority]
-                left_s = max(0.0, deadline - monotonic())
-                answers = await self.client.cancel_many(ids, "the queue was cleared", timeout=left_s)
-                cleared += sum(answer == "accepted" for answer in answers.values())
-                cursor = page.next
-                if cursor is None or None in answers.values() or monotonic() >= deadline:
-                    return ClearedQueue(cleared, complete=cursor is None and None not in answers.values())
+        query = f"state:queued priority:{priority}"
+        operation = BulkOperation(self.client.connection, "cancel", query, reason="the queue was cleared")
+        async with self.limited(3 * wait_s):
+            found = await operation.run(timeout=wait_s, within=wait_s)
+        return ClearedQueue(found.done, complete=found.next is None and not found.unanswered)
 
     async def send(self, receiver_id: str, payload: Any, wait_s: float, options: Mapping[str, Any]) -> Appended:
         """Send a message, as ``Client.send``; ``options`` contain its id."""

@@ -34,7 +34,6 @@ HTTP_ONLY: dict[str, int] = {
     "body_too_large": 413,
     "body_invalid": 422,
     "content_type_invalid": 422,
-    "query_invalid": 422,
     "frame_invalid": 422,
     "idempotency_key_invalid": 422,
     "idempotency_key_reused": 422,

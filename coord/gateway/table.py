@@ -17,10 +17,12 @@ from coord.gateway import (
     links,
     messages,
     metrics,
+    query_fields,
     queues,
     reference,
     reports,
     rules,
+    task_bulk,
     tasks,
     websocket,
 )
@@ -74,6 +76,7 @@ from coord.gateway.messages import (
     SendMessage,
 )
 from coord.gateway.metrics import MetricsSummary
+from coord.gateway.query_fields import FieldsFound, FieldsQuery
 from coord.gateway.queues import LoadBalancerCounted, QueueCleared, QueuesCounted, QueueSizes, TasksCounted
 from coord.gateway.reference import Root
 from coord.gateway.reports import CompleteBody, FailBody, ProgressBody, ReleaseBody, Reported, StartBody
@@ -99,6 +102,7 @@ from coord.gateway.schemas import (
     TaskExplained,
     TaskFound,
 )
+from coord.gateway.task_bulk import ChangeTasks, TasksChanged
 from coord.gateway.tasks import (
     BatchSubmitted,
     CancelBody,
@@ -276,7 +280,17 @@ ROUTES: tuple[Route, ...] = (
         "GET", "/tasks", tasks.list_tasks,
         query=TasksQuery, answer=TasksListed, role="readonly",
         errors=("cursor_invalid",),
-        example={"state": "running", "limit": 20},
+        example={"q": "type:ocr state:failed age:>1h", "limit": 20},
+    ),
+    Route(
+        "GET", "/query/fields", query_fields.fields,
+        query=FieldsQuery, answer=FieldsFound, role="readonly",
+    ),
+    Route(
+        "POST", "/tasks/bulk", task_bulk.change,
+        body=ChangeTasks, answer=TasksChanged, role="operator",
+        errors=("query_invalid", "cursor_invalid", "fact_invalid"),
+        example={"action": "cancel", "q": "type:ocr age:>1h", "dry_run": True},
     ),
     Route("GET", "/tasks/status", queues.task_stats, answer=TasksCounted, role="readonly"),
     Route("GET", "/tasks/queues/stats", queues.queue_stats, answer=QueuesCounted, role="readonly"),

@@ -50,6 +50,7 @@ class PoolsQuery(Struct, frozen=True):
 class TasksQuery(Struct, frozen=True):
     """The query of GET /tasks."""
 
+    q: str = ""  #: ``type:ocr state:failed age:>1h``; the other parameters narrow it further
     state: tuple[TaskState, ...] = ()
     agent_id: Id | None = None
     task_type: Text | None = None
@@ -95,12 +96,15 @@ class BatchSubmitted(Struct, frozen=True, kw_only=True):
 
 
 class TasksListed(Struct, frozen=True, kw_only=True):
-    """GET /tasks. The tasks have no payload, result, progress and attempts."""
+    """GET /tasks. The tasks have no payload, result, progress and attempts.
+
+    One request examines 10,000 tasks at most, so a page may be short, even empty, before the last one.
+    """
 
     status: str = "success"
     tasks: list[TaskSchema]
     count: int
-    next: str | None  #: cursor of the next page
+    next: str | None  #: cursor of the next page; null: this is the last one
     timestamp: str
 
 
@@ -122,14 +126,16 @@ class TaskRetried(Struct, frozen=True, kw_only=True):
 
 
 async def list_tasks(call: Call[None, TasksQuery]) -> TasksListed:
-    """List tasks: those that agents hold, those that wait, those that failed, and the others that ended."""
+    """List tasks that match a query: those that agents hold, that wait, that failed, and the others that ended."""
     query = call.query
     page = await call.backend.list_tasks(
+        query.q,
         states=query.state,
         agent_id=query.agent_id,
         task_type=query.task_type,
         limit=query.limit,
         cursor=query.cursor,
+        once=True,
     )
     tasks = [TaskSchema.of(record) for record in page.tasks]
     return TasksListed(tasks=tasks, count=len(tasks), next=page.next, timestamp=now())

@@ -10,7 +10,7 @@ could not be handled (``dead:in``). The worker that is responsible for the item 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -359,6 +359,29 @@ class TaskReplayed(Struct, frozen=True, omit_defaults=True):
     task_id: Id
 
 
+#: What ``TasksChangeRequested`` does with its tasks.
+TaskAction: TypeAlias = Literal["cancel", "replay", "prioritize"]
+
+
+class TasksChangeRequested(Struct, frozen=True, omit_defaults=True):
+    """An operator cancels, replays or prioritizes many tasks: those that a query has found.
+
+    A task that is not in a state for it is skipped. The answer says how many were changed, and why others not.
+    """
+
+    action: TaskAction
+    task_ids: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=256)]
+    priority: Priority | None = None  #: the new one; with prioritize
+    reason: Annotated[str, Meta(max_length=4_096)] = ""  #: of a cancel
+    before: Annotated[int, Meta(ge=0)] | None = None  #: ms since 1970; replay only tasks that had failed by then
+    query: Annotated[str, Meta(max_length=512)] = ""  #: that has found them, for the audit
+    operation: Annotated[str, Meta(max_length=64)] = ""  #: id of the operation of which this is a part, for the audit
+
+    def __post_init__(self) -> None:
+        if (self.action == "prioritize") != (self.priority is not None):
+            raise ValueError("priority is needed with the action prioritize, and with no other")
+
+
 class DeadPurged(Struct, frozen=True, omit_defaults=True):
     """Removes dead letters: failed tasks on the distributor's stream, messages on the router's.
 
@@ -492,7 +515,7 @@ CONTROL_FACTS: dict[str, tuple[type[Struct], ...]] = {
         EntryReplayed,
         EntriesPurged,
     ),
-    "distributor": (StrategySet, SettingSet, TaskReplayed, DeadPurged, EntryReplayed),
+    "distributor": (StrategySet, SettingSet, TaskReplayed, TasksChangeRequested, DeadPurged, EntryReplayed),
     "router": (MessageReplayed, DeadPurged, EntryReplayed, LinkMade, LinkRemoved, MasterSet, MasterCleared),
 }
 
@@ -564,6 +587,7 @@ Fact = (
     | StrategySet
     | SettingSet
     | TaskReplayed
+    | TasksChangeRequested
     | MessageReplayed
     | EntryReplayed
     | DeadPurged
@@ -609,6 +633,7 @@ TYPE_OF: dict[type[Struct], str] = {
     StrategySet: "strategy.set",
     SettingSet: "setting.set",
     TaskReplayed: "task.replayed",
+    TasksChangeRequested: "tasks.change_requested",
     MessageReplayed: "message.replayed",
     EntryReplayed: "entry.replayed",
     DeadPurged: "dead.purged",

@@ -31,12 +31,14 @@ RESERVED = frozenset(
         "add",
         "batch",
         "broadcast",
+        "bulk",
         "capability",
         "discover",
         "history",
         "queues",
         "register",
         "remove",
+        "results",
         "send",
         "service",
         "status",
@@ -60,6 +62,11 @@ def check_id(value: object, field: str) -> str:
         shown = repr(value)[:60]
         raise IdInvalid(f"{field} must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -, not {shown}")
     return not_reserved(value, field)
+
+
+def is_id(text: str) -> bool:
+    """Return True if a text has the form of an id."""
+    return _ID.match(text) is not None
 
 
 def not_reserved(value: str, field: str) -> str:

@@ -53,6 +53,7 @@ from coord.queries.queues import (
     get_pool_lengths,
     get_pool_rows,
     get_waiting_counts,
+    get_waiting_reasons,
     list_waiting_pools,
     pool_in_record,
     scan_pools,
@@ -73,8 +74,8 @@ from coord.queries.settings import (
     type_values,
 )
 from coord.queries.statistics import get_statistics, get_weights
+from coord.queries.task_pages import TaskIds, TaskPage, find_task_ids, find_tasks
 from coord.queries.tasks import (
-    TaskPage,
     count_by_state,
     count_submitted,
     count_tasks,
@@ -82,7 +83,6 @@ from coord.queries.tasks import (
     get_task,
     get_task_headers,
     get_tasks,
-    list_tasks,
 )
 from coord.queries.tokens import TokenState, find_agent_of_token, list_tokens
 from coord.queries.traces import export_trace
@@ -100,6 +100,7 @@ __all__ = [
     "RecipientPage",
     "RegistryStats",
     "SettingChange",
+    "TaskIds",
     "TaskPage",
     "TokenState",
     "WaitingPool",
@@ -116,6 +117,8 @@ __all__ = [
     "export_trace",
     "find_agent_ids",
     "find_agent_of_token",
+    "find_task_ids",
+    "find_tasks",
     "get_agent",
     "get_agents",
     "get_api_key",
@@ -148,6 +151,7 @@ __all__ = [
     "get_time",
     "get_type_values",
     "get_waiting_counts",
+    "get_waiting_reasons",
     "get_weights",
     "get_write_refusal",
     "is_empty_cell",
@@ -162,7 +166,6 @@ __all__ = [
     "list_recipients",
     "list_setting_changes",
     "list_settings",
-    "list_tasks",
     "list_tokens",
     "list_waiting_pools",
     "list_workers",

@@ -131,6 +131,12 @@ async def get_waiting_counts(redis: Redis, keys: Keys) -> WaitingCounts | None:
     return waiting_counts_of(counts, parse_time(time))
 
 
+async def get_waiting_reasons(redis: Redis, keys: Keys, settings: Settings) -> dict[str, WaitingReason]:
+    """Return why the tasks of each queue wait; reads the table of pools and the whole fleet, in pieces."""
+    _, pools = await list_waiting_pools(redis, keys, {})
+    return {pool: reason for pool, (reason, _) in (await _reasons(redis, keys, settings, pools)).items()}
+
+
 def waiting_counts_of(raw: Mapping[bytes, bytes], now: int) -> WaitingCounts | None:
     """Return the counts that the key ``waiting`` holds; None if it is empty."""
     fields = decode_fields(raw)

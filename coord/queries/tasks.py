@@ -1,15 +1,8 @@
-"""Tasks: single records, pages of tasks, and the counters.
-
-There is no index of all tasks. A page is found in the sets and sorted sets that the scripts keep for other reasons:
-tasks that an agent holds (by agent), waiting tasks (by pool, next to be placed first), tasks with a run time (next
-first), and ended tasks (last first).
-"""
+"""Tasks: single records, and the counters. ``task_pages`` finds tasks by a query."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,21 +10,10 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from coord.codec import BAD_JSON, parse_assignment, parse_preferences, parse_submission
-from coord.errors import CursorInvalid
 from coord.keys import Keys
 from coord.models.ids import entry_ms
 from coord.models.tasks import AttemptRecord, Priority, TaskError, TaskRecord, TaskState
-from coord.queries.agents import list_agent_ids
-from coord.queries.reads import (
-    Position,
-    chunks,
-    decode_fields,
-    parse_int,
-    parse_json,
-    read_hash,
-    read_members,
-    read_step,
-)
+from coord.queries.reads import chunks, decode_fields, parse_int, parse_json, read_hash
 
 #: Fields that a list shows: the small ones, so that a page of tasks with large payloads is not a large answer.
 _HEADER = (
@@ -40,12 +22,6 @@ _HEADER = (
 )  # fmt: skip
 #: Bodies, of up to 1 MiB each, that are read in one round trip to learn the type of the tasks of their pool.
 _BODIES = 16
-#: Tasks read in one step.
-STEP = 200
-#: Maximum number of tasks read for one page. A page of rare tasks is short, and its cursor continues from there.
-BUDGET = 10_000
-#: Agents whose loads are read in one round trip.
-AGENTS_STEP = 500
 
 _S = TaskState
 #: Where tasks are -> the states that they have there, in the order in which they are listed.
@@ -57,21 +33,8 @@ SECTIONS: dict[str, frozenset[TaskState]] = {
     "terminal": frozenset({_S.COMPLETED, _S.CANCELLED, _S.EXPIRED}),
     "refused": frozenset({_S.REFUSED}),
 }
-_INDEX = {"scheduled": "alarms", "dead": "tasks:dead", "terminal": "tasks:terminal", "refused": "tasks:refused"}
-
-
-class TaskPage(Struct, frozen=True):
-    """A page of tasks: their records without payload, result, progress and attempts."""
-
-    tasks: tuple[TaskRecord, ...]
-    next: str | None  #: cursor of the next page; None: last page. A page may be short, even empty, before the last
-
-
-class _Location(Struct, frozen=True):
-    """A task, and the cursor that continues after it."""
-
-    task_id: str
-    cursor: str
+#: Section of waiting or ended tasks -> the sorted set that has them.
+INDEX = {"scheduled": "alarms", "dead": "tasks:dead", "terminal": "tasks:terminal", "refused": "tasks:refused"}
 
 
 class _TypedBody(Struct):
@@ -107,8 +70,18 @@ async def get_tasks(redis: Redis, keys: Keys, task_ids: Sequence[str]) -> list[T
     return [_task_record(task_id, raw) for task_id, raw in zip(task_ids, answers, strict=True)]
 
 
-async def get_task_headers(redis: Redis, keys: Keys, task_ids: Sequence[str]) -> list[TaskRecord | None]:
-    """Return the records of many tasks, in order, without payload, result, progress and attempts."""
+async def get_task_headers(
+    redis: Redis, keys: Keys, task_ids: Sequence[str], types: Mapping[str, str] | None = None
+) -> list[TaskRecord | None]:
+    """Return the records of many tasks, in order, without payload, result, progress and attempts.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        task_ids: of the tasks.
+        types: pool -> type of its tasks, as far as it is known; others are read.
+    """
+    known = types or {}
     pipe = redis.pipeline(transaction=False)
     for task_id in task_ids:
         pipe.execute_command("HMGET", keys.task(task_id), *_HEADER)
@@ -118,56 +91,10 @@ async def get_task_headers(redis: Redis, keys: Keys, task_ids: Sequence[str]) ->
         raw = {name.encode(): value for name, value in zip(_HEADER, values, strict=True) if value is not None}
         record = _task_record(task_id, raw)
         records.append(record)
-        if record is not None and record.pool:
+        if record is not None and record.pool and record.pool not in known:
             pools[record.pool] = task_id
-    types = await _task_types(redis, keys, pools)
-    return [record and msgspec.structs.replace(record, task_type=types.get(record.pool, "")) for record in records]
-
-
-async def list_tasks(
-    redis: Redis,
-    keys: Keys,
-    *,
-    states: Collection[TaskState] = (),
-    task_type: str | None = None,
-    agent_id: str | None = None,
-    limit: int = 100,
-    cursor: str | None = None,
-) -> TaskPage:
-    """Return at most ``limit`` tasks, starting at ``cursor``.
-
-    A task that stays in its state between the pages is listed once. A task that moves may be listed twice or not at
-    all.
-
-    Args:
-        redis: an asyncio client that answers in bytes.
-        keys: of the cell.
-        states: only tasks in one of these states; empty: all.
-        task_type: only tasks of this type. (A refused task has no recorded type.)
-        agent_id: only tasks that this agent holds, or ended.
-        limit: at least 1.
-        cursor: ``next`` of the previous page.
-
-    Raises:
-        CursorInvalid: the cursor does not come from a list of tasks.
-    """
-    wanted = frozenset(states) or frozenset(TaskState)
-    found: list[TaskRecord] = []
-    examined = 0
-    async with aclosing(_locations(redis, keys, wanted, agent_id, cursor)) as steps:
-        async for locations in steps:
-            examined += len(locations)
-            records = await get_task_headers(redis, keys, [location.task_id for location in locations])
-            for location, record in zip(locations, records, strict=True):
-                if record is None or record.state not in wanted & SECTIONS[location.cursor.partition(":")[0]]:
-                    continue
-                if (task_type is None or record.task_type == task_type) and agent_id in {None, record.agent_id}:
-                    found.append(record)
-                    if len(found) == limit:
-                        return TaskPage(tuple(found), location.cursor)
-            if examined >= BUDGET:
-                return TaskPage(tuple(found), locations[-1].cursor)
-    return TaskPage(tuple(found), None)
+    found = {**known, **await _task_types(redis, keys, pools)}
+    return [record and msgspec.structs.replace(record, task_type=found.get(record.pool, "")) for record in records]
 
 
 async def get_counters(redis: Redis, keys: Keys) -> dict[str, int]:
@@ -188,7 +115,7 @@ async def count_tasks(redis: Redis, keys: Keys, states: Collection[TaskState] = 
         if its_states.isdisjoint(wanted):
             continue
         if section in {"dead", "terminal", "refused"}:
-            count = int(await redis.zcard(keys.of(_INDEX[section])))
+            count = int(await redis.zcard(keys.of(INDEX[section])))
             if count and not its_states <= wanted:
                 return None
             total += count
@@ -205,82 +132,6 @@ def count_by_state(counters: Mapping[str, int]) -> dict[TaskState, int]:
 def count_submitted(counters: Mapping[str, int]) -> int:
     """Return the number of admitted tasks, summed over all priorities."""
     return sum(counters.get(f"submitted:{priority}", 0) for priority in Priority)
-
-
-async def _locations(
-    redis: Redis, keys: Keys, wanted: Collection[TaskState], agent_id: str | None, cursor: str | None
-) -> AsyncGenerator[Sequence[_Location]]:
-    """Yield the tasks after the cursor, one step at a time."""
-    section, _, rest = (cursor or "").partition(":")
-    names = list(SECTIONS)
-    if cursor is not None and section not in SECTIONS:
-        raise _cursor_invalid(cursor)
-    for name in names[names.index(section) :] if section else names:
-        # A waiting task has no agent.
-        if SECTIONS[name].isdisjoint(wanted) or (agent_id is not None and name in {"queued", "scheduled", "refused"}):
-            continue
-        after = rest if name == section else ""
-        if name == "held":
-            steps = _held(redis, keys, agent_id, after)
-        elif name == "queued":
-            steps = _queued(redis, keys, after)
-        else:
-            steps = _indexed(redis, keys.of(_INDEX[name]), name, after, newest_first=name != "scheduled")
-        async for locations in steps:
-            yield locations
-
-
-async def _held(redis: Redis, keys: Keys, agent_id: str | None, after: str) -> AsyncGenerator[Sequence[_Location]]:
-    last_agent, _, last_task = after.partition(":")
-    agents = [agent_id] if agent_id is not None else await list_agent_ids(redis, keys)
-    agents = [agent for agent in agents if agent >= last_agent]
-    for chunk in chunks(agents, AGENTS_STEP):
-        pipe = redis.pipeline(transaction=False)
-        for agent in chunk:
-            pipe.scard(keys.inflight(agent))
-        for agent, load in zip(chunk, await pipe.execute(), strict=True):
-            if not load:
-                continue
-            members = await read_members(redis, keys.inflight(agent))
-            held = [task for task in members if (agent, task) > (last_agent, last_task)]
-            for tasks in chunks(held, STEP):
-                yield [_Location(task, f"held:{agent}:{task}") for task in tasks]
-
-
-async def _queued(redis: Redis, keys: Keys, after: str) -> AsyncGenerator[Sequence[_Location]]:
-    last_pool, _, rest = after.partition(":")
-    table: list[bytes] = await redis.execute_command("HKEYS", keys.of("pools"))
-    for pool in sorted(raw.decode() for raw in table):
-        if pool >= last_pool:
-            position = rest if pool == last_pool else ""
-            async for locations in _indexed(redis, keys.queue(pool), f"queued:{pool}", position, newest_first=False):
-                yield locations
-
-
-async def _indexed(
-    redis: Redis, key: str, prefix: str, after: str, *, newest_first: bool
-) -> AsyncGenerator[Sequence[_Location]]:
-    position = _parse_position(after) if after else None
-    while found := await read_step(redis, key, position, STEP, newest_first=newest_first):
-        yield [_Location(task_id, f"{prefix}:{score!r}:{task_id}") for score, task_id in found]
-        position = found[-1]
-
-
-def _parse_position(text: str) -> Position:
-    score, _, member = text.partition(":")
-    try:
-        position = Position(float(score), member)
-    except ValueError:
-        raise _cursor_invalid(text) from None
-    if not math.isfinite(position.score):
-        raise _cursor_invalid(text)
-    return position
-
-
-def _cursor_invalid(cursor: str) -> CursorInvalid:
-    return CursorInvalid(
-        f"cursor {cursor[:80]!r} does not come from a list of tasks; leave it out to start at the beginning"
-    )
 
 
 async def _task_types(redis: Redis, keys: Keys, pools: Mapping[str, str]) -> dict[str, str]:

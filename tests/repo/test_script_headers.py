@@ -19,9 +19,10 @@ from workers.transitions import BATCH_SCRIPTS, Call, Scripts
 #: what an operator does to make room, what buries a bad entry (or it holds up its batch), and what gives agents up.
 #: The others bring something in: dispatch, which pushes, and what agents and senders say.
 ALLOW_OOM = {
-    "admit", "cancel", "change_api_key", "change_token", "check_leases", "check_tokens", "configure", "count_waiting",
-    "dead_letter", "deregister", "expire_messages", "hold_lanes", "prune", "purge", "reclaim", "reclaim_lease",
-    "relieve", "replay", "requeue", "run_alarms", "settle", "share_pushes", "tick_liveness", "worker_heartbeat",
+    "admit", "cancel", "change_api_key", "change_tasks", "change_token", "check_leases", "check_tokens", "configure",
+    "count_waiting", "dead_letter", "deregister", "expire_messages", "hold_lanes", "prune", "purge", "reclaim",
+    "reclaim_lease", "relieve", "replay", "requeue", "run_alarms", "settle", "share_pushes", "tick_liveness",
+    "worker_heartbeat",
 }  # fmt: skip
 PARTS = tuple(
     sorted(one.name.removesuffix(".lua") for one in files("workers.lua.lib").iterdir() if one.name.endswith(".lua"))
@@ -51,6 +52,7 @@ BUILT: dict[tuple[str, str], set[str]] = {
     ("run_alarms", "index"): set(),
     ("lib/agents", "index"): set(),
     ("lib/agents", "set"): set(),
+    ("lib/audit", "stream"): set(),
     ("lib/ends", "index"): set(),
     ("lib/capped", "name"): set(),
     ("lib/entries", "stream"): set(),

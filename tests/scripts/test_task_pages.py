@@ -1,4 +1,4 @@
-"""``queries.list_tasks``: tasks by state, type and agent, a page at a time."""
+"""``queries.find_tasks``: tasks that match a query, a page at a time."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import pytest
 
 from coord import queries
 from coord.errors import CursorInvalid
-from coord.models.tasks import TaskRecord, TaskState
-from coord.queries import tasks as task_queries
+from coord.models.task_query import TASKS
+from coord.models.tasks import TaskRecord
+from coord.queries import task_pages
 from tests.scripts.cell import Cell
 
 
-async def ids(cell: Cell, limit: int = 100, **asked: object) -> list[str]:
+async def page_of(cell: Cell, query: str = "", limit: int = 100, cursor: str | None = None) -> queries.TaskPage:
+    """One page."""
+    return await queries.find_tasks(cell.redis, cell.keys, TASKS.parse(query), limit=limit, cursor=cursor)
+
+
+async def ids(cell: Cell, query: str = "", limit: int = 100) -> list[str]:
     """The ids of all pages, page by page."""
     found: list[TaskRecord] = []
     cursor = None
     while True:
-        page = await queries.list_tasks(cell.redis, cell.keys, limit=limit, cursor=cursor, **asked)  # type: ignore[arg-type] # tests name them
+        page = await page_of(cell, query, limit, cursor)
         assert len(page.tasks) <= limit
         found += page.tasks
         cursor = page.next
@@ -45,18 +51,18 @@ async def test_every_task_once_however_long_the_pages(cell: Cell, limit: int) ->
     """Held ones by agent, waiting ones by turn, then scheduled, failed, and finished ones with the last first."""
     await everywhere(cell)
     wanted = ["h1", "h2", "h3", "q1", "q2", "q3", "s1", "f1", "c2", "c1", "r1"]
-    assert await ids(cell, limit) == wanted
+    assert await ids(cell, limit=limit) == wanted
 
 
 async def test_by_state_and_agent(cell: Cell) -> None:
     """Any of several states; an agent's are those that it holds or has ended."""
     await everywhere(cell)
-    assert await ids(cell, states=[TaskState.QUEUED]) == ["q1", "q2", "q3"]
-    assert await ids(cell, states=[TaskState.SCHEDULED, TaskState.FAILED]) == ["s1", "f1"]
-    assert await ids(cell, states=[TaskState.RUNNING]) == []
-    assert await ids(cell, agent_id="a2") == ["h3", "f1", "c2"]
-    assert await ids(cell, agent_id="a2", states=[TaskState.COMPLETED]) == ["c2"]
-    assert await ids(cell, agent_id="ghost") == []
+    assert await ids(cell, "state:queued") == ["q1", "q2", "q3"]
+    assert await ids(cell, "state:scheduled,failed") == ["s1", "f1"]
+    assert await ids(cell, "state:running") == []
+    assert await ids(cell, "agent:a2") == ["h3", "f1", "c2"]
+    assert await ids(cell, "agent:a2 state:completed") == ["c2"]
+    assert await ids(cell, "agent:ghost") == []
 
 
 async def submit_typed(cell: Cell, task_id: str, task_type: str) -> None:
@@ -72,9 +78,9 @@ async def test_by_type(cell: Cell) -> None:
     await cell.assign("t1", body=b'{"task_type":"ocr"}')
     await cell.assign("t2", body=b'{"task_type":"echo"}')
     await submit_typed(cell, "t3", "ocr")
-    assert await ids(cell, task_type="ocr") == ["t1", "t3"]
-    assert await ids(cell, task_type="echo") == ["t2"]
-    assert await ids(cell, task_type="none") == []
+    assert await ids(cell, "type:ocr") == ["t1", "t3"]
+    assert await ids(cell, "type:echo") == ["t2"]
+    assert await ids(cell, "type:none") == []
 
 
 async def test_a_listed_task_has_no_large_parts(cell: Cell) -> None:
@@ -82,7 +88,7 @@ async def test_a_listed_task_has_no_large_parts(cell: Cell) -> None:
     await cell.register()
     await cell.assign("t1")
     await cell.fail("t1", retryable=False)
-    (listed,) = (await queries.list_tasks(cell.redis, cell.keys)).tasks
+    (listed,) = (await page_of(cell)).tasks
     record = await cell.task("t1")
     assert (listed.payload, listed.attempts) == (None, ())
     for field in ("task_id", "state", "priority", "submitted_at", "agent_id", "attempt", "error"):
@@ -91,7 +97,7 @@ async def test_a_listed_task_has_no_large_parts(cell: Cell) -> None:
 
 async def test_what_moves_meanwhile_stops_nobody(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """The task that a cursor names may have gone on, and so may its equals: the others are listed once all the same."""
-    monkeypatch.setattr(task_queries, "STEP", 2)
+    monkeypatch.setattr(task_pages, "STEP", 2)
     await cell.register(capacity=20)
     names = [f"t{n}" for n in range(9)]
     for name in names:
@@ -99,11 +105,11 @@ async def test_what_moves_meanwhile_stops_nobody(cell: Cell, monkeypatch: pytest
     score = await cell.redis.zscore(cell.keys.queue("p1"), "t0")
     assert score is not None
     await cell.redis.zadd(cell.keys.queue("p1"), dict.fromkeys(names, score))
-    page = await queries.list_tasks(cell.redis, cell.keys, limit=4)
+    page = await page_of(cell, limit=4)
     assert [one.task_id for one in page.tasks] == names[:4]
     await cell.redis.zrem(cell.keys.queue("p1"), "t1", "t3")
     cell.broken = True
-    page = await queries.list_tasks(cell.redis, cell.keys, limit=100, cursor=page.next)
+    page = await page_of(cell, cursor=page.next)
     assert [one.task_id for one in page.tasks] == names[4:]
 
 
@@ -119,15 +125,16 @@ async def test_a_record_that_was_forgotten_is_not_listed(cell: Cell) -> None:
 
 async def test_a_rare_kind_is_looked_for_in_bounded_pages(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page looks at so many tasks and no more; it may be empty, and its cursor goes on."""
-    monkeypatch.setattr(task_queries, "STEP", 2)
-    monkeypatch.setattr(task_queries, "BUDGET", 4)
+    monkeypatch.setattr(task_pages, "STEP", 2)
+    monkeypatch.setattr(task_pages, "BUDGET", 4)
     for n in range(9):
         await submit_typed(cell, f"t{n}", "common")
     await submit_typed(cell, "t9", "rare")
-    page = await queries.list_tasks(cell.redis, cell.keys, task_type="rare")
+    page = await page_of(cell, "t9")
     assert page.tasks == ()
     assert page.next is not None
-    assert await ids(cell, task_type="rare") == ["t9"]
+    assert await ids(cell, "t9") == ["t9"]
+    assert [one.task_id for one in (await page_of(cell, "type:rare")).tasks] == ["t9"], "its pool alone is read"
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "dead:x:t1", "terminal:nan:t1", "queued:p1:inf:t"])
@@ -135,4 +142,60 @@ async def test_a_cursor_of_another_list(cell: Cell, cursor: str) -> None:
     """An error, not an empty page."""
     await cell.submit("t1")
     with pytest.raises(CursorInvalid, match="leave it out"):
-        await queries.list_tasks(cell.redis, cell.keys, cursor=cursor)
+        await page_of(cell, cursor=cursor)
+
+
+async def test_each_field_of_a_query(cell: Cell) -> None:
+    """Every field narrows the tasks to those that have it, wherever they are."""
+    await everywhere(cell)
+    pool = (await page_of(cell, "q1")).tasks[0].pool
+    assert await ids(cell, "id:q1,f1,nothing,a/b") == ["f1", "q1"]
+    assert await ids(cell, "id:q*") == ["q1", "q2", "q3"]
+    assert await ids(cell, "h -id:h2") == ["h1", "h3"]
+    assert await ids(cell, f"pool:{pool} state:queued") == ["q1", "q2", "q3"]
+    assert await ids(cell, "priority:urgent") == []
+    assert await ids(cell, "reason:scheduled") == ["s1"]
+    assert await ids(cell, "reason:next_in_line,scheduled") == ["q1", "q2", "q3", "s1"]
+    assert await ids(cell, "-reason:next_in_line -state:completed,refused") == ["h1", "h2", "h3", "s1", "f1"]
+    assert await ids(cell, "-agent:a2 state:completed,queued") == ["q1", "q2", "q3", "c1"]
+    assert await ids(cell, "attempts:>=1 -state:completed") == ["h1", "h2", "h3", "f1"]
+    (failed,) = (await page_of(cell, "state:failed")).tasks
+    assert failed.error is not None
+    assert await ids(cell, f"error:{failed.error.code}") == ["f1"]
+    assert await ids(cell, f"error:{failed.error.code[:3]}*,nothing") == ["f1"]
+
+
+async def test_times_of_a_query(cell: Cell) -> None:
+    """Ages count from the submission; the time of the end limits how far the indexes of ended tasks are read."""
+    now = int(await queries.get_time(cell.redis))
+    cell.now = now - 7_200_000
+    await cell.register(capacity=10)
+    for name in ("old", "new"):
+        cell.now += 1_000
+        await cell.assign(name)
+    await cell.complete("old")
+    cell.now = now - 60_000
+    await cell.complete("new")
+    await cell.submit("waits")
+    assert await ids(cell, "ended:<1h") == ["new"]
+    assert await ids(cell, "ended:>1h") == ["old"]
+    assert await ids(cell, "since:1h") == ["waits", "new"]
+    assert await ids(cell, "since:2000-01-01") == ["waits", "new", "old"]
+    assert await ids(cell, "age:>1h") == ["new", "old"]
+    assert await ids(cell, "age:<1h") == ["waits"]
+    assert await ids(cell, "age:>1h since:1h") == ["new"]
+
+
+async def test_requirements_of_a_query(cell: Cell) -> None:
+    """Capabilities, services, tags and labels are those that the task requires, also after it has ended."""
+    needs = b'{"capabilities":["gpu"],"services":["search"],"tags":["fast"],"labels":{"zone":"eu"}}'
+    body = b'{"task_type":"ocr","requirements":%s}' % needs
+    await cell.register(capacity=10)
+    await cell.assign("t1", body=body)
+    await cell.complete("t1")
+    submission = await cell.submission("t2", pool="p-t1", body=body)
+    await cell.run(cell.scripts.admit([submission], {"p-t1": body}, nearly_full=False))
+    await submit_typed(cell, "t3", "echo")
+    for term in ("capability:gpu", "service:search", "tag:fast", "label:zone=eu", "type:oc*", "ocr"):
+        assert await ids(cell, term) == ["t2", "t1"], term
+        assert await ids(cell, f"-{term}") == ["t3"], term

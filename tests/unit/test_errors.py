@@ -24,6 +24,7 @@ EXPECTED = {
     "FactTooLarge": ("Invalid", "fact_too_large", 413, 2),
     "IdInvalid": ("Invalid", "id_invalid", 422, 2),
     "CursorInvalid": ("Invalid", "cursor_invalid", 422, 2),
+    "QueryInvalid": ("Invalid", "query_invalid", 422, 2),
     "EntryBuried": ("Invalid", "entry_buried", 422, 2),
     "TokenMissing": ("Forbidden", "token_missing", 401, 2),
     "TokenInvalid": ("Forbidden", "token_invalid", 403, 2),

@@ -21,6 +21,7 @@ NAMES = (
     "change_api_key",
     "change_links",
     "change_status",
+    "change_tasks",
     "change_token",
     "check_leases",
     "check_tokens",

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Creates or revokes a key of the HTTP API on an operator's request. Only the digests of keys are known here.
--- include: base entries capped replies batches
+-- include: base entries capped replies batches audit
 -- keys: api_key:{id} hash rw | api_keys zset rw | log:control stream w | in:control:{kind} stream w
 -- ARGV[3]  number of requests, then for each:
 --   entry | caller or '' | key_id | action: create or revoke | digest: SHA-256 of the key, '' to revoke | role
@@ -54,4 +54,4 @@ local function change_api_key(i)
   return 'OK'
 end
 
-return run_batch({ group = 'registry', stream = STREAM, at = 3, width = 9, handle = change_api_key })
+return run_batch({ group = 'registry', stream = STREAM, at = 3, width = 9, handle = change_api_key, audit = audit })

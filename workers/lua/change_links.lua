@@ -1,7 +1,7 @@
 #!lua
 -- Changes links between agents and the hierarchy. Each change is idempotent. Both agents of a link consent, unless an
 -- operator makes it; an agent may only choose its own master.
--- include: base capped entries replies batches orders links
+-- include: base capped entries replies batches orders links audit
 -- keys: agent:{id} hash r | inbox:{agent}:{lane} stream r | links:{agent} hash rw | masters hash w
 -- keys: subordinates:{agent} set rw | log:messages stream w | in:control:{kind} stream w
 -- LIMITS.inbox_entries  number of entries in its critical lane from which an agent gets no request
@@ -203,7 +203,7 @@ local function change_links(i)
 end
 
 return run_batch({
-  group = 'router', at = 3, width = 7, handle = change_links,
+  group = 'router', at = 3, width = 7, handle = change_links, audit = audit,
   stream = function(i)
     return ARGV[i + 1]
   end,

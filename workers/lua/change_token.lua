@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Changes the token of an agent on an operator's request: enrols the agent, replaces its token, or revokes it. Only the
 -- digests of tokens are known here.
--- include: base entries capped replies batches
+-- include: base entries capped replies batches audit
 -- keys: token:{id} hash rw | tokens hash w | log:control stream w | in:control:{kind} stream w
 -- ARGV[3]  number of requests, then for each:
 --   entry | caller or '' | agent_id | action: enrol, rotate or revoke | digest: SHA-256 of the token, '' to revoke
@@ -57,4 +57,4 @@ local function change_token(i)
   return 'OK'
 end
 
-return run_batch({ group = 'registry', stream = STREAM, at = 3, width = 6, handle = change_token })
+return run_batch({ group = 'registry', stream = STREAM, at = 3, width = 6, handle = change_token, audit = audit })

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Changes live settings, which distributors follow while they run, or resets them to what holds otherwise: for the
 -- tasks of a type the value of the cell, for the cell the distributors' environment.
--- include: base entries capped replies batches
+-- include: base entries capped replies batches audit
 -- keys: settings hash rw | log:control stream w | in:control:{kind} stream w
 -- ARGV[3]  number of settings, then for each:
 --   entry | caller or '' | name | task_type, '' for all | value, or '' to reset | by: who sets it, or ''
@@ -37,4 +37,4 @@ local function configure(i)
   return 'OK'
 end
 
-return run_batch({ group = 'distributor', stream = STREAM, at = 3, width = 6, handle = configure })
+return run_batch({ group = 'distributor', stream = STREAM, at = 3, width = 6, handle = configure, audit = audit })

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Deregisters agents: they get nothing new, their tasks go to other agents, and their data stays for a while.
--- include: base entries replies batches agents
+-- include: base entries replies batches agents audit
 -- keys: agent:{id} hash w | agents:expiry zset w | agents:departed zset w | in:registry stream w
 -- keys: in:control:{kind} stream w
 -- LIMITS.departed_ttl_ms  ms after which an agent that left is removed
@@ -57,4 +57,4 @@ local function deregister(i)
   return 'OK'
 end
 
-return run_batch({ group = 'registry', stream = STREAM, at = 4, width = 5, handle = deregister })
+return run_batch({ group = 'registry', stream = STREAM, at = 4, width = 5, handle = deregister, audit = audit })

@@ -1,7 +1,7 @@
 #!lua
 -- Imposes a status on agents on an operator's request, draining or maintenance, or ends that. The status that an agent
 -- reports meanwhile is stored, and applies afterwards. The last request counts. A request is not a sign of life: a stale agent stays stale.
--- include: base entries replies batches agents
+-- include: base entries replies batches agents audit
 -- keys: agent:{id} hash w | in:control:{kind} stream w
 -- ARGV[3]  number of requests, then for each:
 --   entry | caller or '' | agent_id | imposes: draining or maintenance, or '' to resume
@@ -67,4 +67,4 @@ local function drain(i)
   return 'OK'
 end
 
-return run_batch({ group = 'registry', stream = STREAM, at = 3, width = 4, handle = drain })
+return run_batch({ group = 'registry', stream = STREAM, at = 3, width = 4, handle = drain, audit = audit })

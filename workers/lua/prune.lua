@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Removes the records of agents that left, or turned stale, long ago, on an operator's request.
--- include: base entries replies batches departed
+-- include: base entries replies batches departed audit
 -- keys: agents:departed zset r | in:control:{kind} stream w
 -- LIMITS.removals  maximum number of removals for one request
 -- ARGV[3]  number of requests, then for each:
@@ -31,4 +31,4 @@ local function prune(i)
   return 'OK'
 end
 
-return run_batch({ group = 'registry', stream = STREAM, at = 3, width = 3, handle = prune })
+return run_batch({ group = 'registry', stream = STREAM, at = 3, width = 3, handle = prune, audit = audit })

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Removes dead letters on an operator's request: one, or the oldest of those that are old enough.
--- include: base entries capped replies batches letters
+-- include: base entries capped replies batches letters audit
 -- keys: task:{id} hash rw | tasks:dead zset rw | message:{id} hash rw | messages:dead zset rw | dead:in stream rw
 -- keys: log:control stream w | in:control:{kind} stream w
 -- ARGV[3]  tasks, messages or entries
@@ -98,4 +98,4 @@ local function purge(i)
   return 'OK'
 end
 
-return run_batch({ group = ARGV[4], stream = STREAM, at = 5, width = 4, handle = purge })
+return run_batch({ group = ARGV[4], stream = STREAM, at = 5, width = 4, handle = purge, audit = audit })

@@ -1,6 +1,6 @@
 #!lua
 -- Delivers dead messages again on an operator's request, as if they were sent now.
--- include: base entries replies batches messages recipients
+-- include: base entries replies batches messages recipients audit
 -- keys: message:{id} hash rw | messages:dead zset w | in:control:{kind} stream w
 -- ARGV[3]  number of requests, then for each:
 --   entry | caller or '' | message_id | ttl_ms
@@ -51,4 +51,4 @@ local function redeliver(i)
   return 'DELIVERED'
 end
 
-return run_batch({ group = 'router', stream = STREAM, at = 3, width = 4, handle = redeliver, finish = finish_messages })
+return run_batch({ group = 'router', stream = STREAM, at = 3, width = 4, handle = redeliver, audit = audit, finish = finish_messages })

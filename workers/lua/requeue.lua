@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Appends dead-lettered entries again to the streams that they came from, on an operator's request.
--- include: base entries capped replies batches
+-- include: base entries capped replies batches audit
 -- keys: dead:in stream rw | in:* stream w | log:control stream w | in:control:{kind} stream w
 -- ARGV[3]  the kind of worker that received the request
 -- ARGV[4]  number of streams that it reads, then each of them, without namespace
@@ -54,4 +54,4 @@ local function requeue(i)
   return 'OK'
 end
 
-return run_batch({ group = KIND, stream = STREAM, at = at, width = 3, handle = requeue })
+return run_batch({ group = KIND, stream = STREAM, at = at, width = 3, handle = requeue, audit = audit })

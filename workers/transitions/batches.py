@@ -301,6 +301,19 @@ class Replay(Struct, frozen=True):
     caller: str
 
 
+class TasksChange(Struct, frozen=True):
+    """One request for ``change_tasks``."""
+
+    entry: str
+    caller: str
+    action: str  #: cancel, replay or prioritize
+    task_ids: str  #: spaces between
+    priority: str
+    reason: str
+    before_ms: int | None  #: replay only tasks that had failed by then
+    note: bytes  #: for the audit: a JSON object without its last brace
+
+
 class SettingChange(Struct, frozen=True):
     """One setting for ``configure``; without a value it is reset to what holds otherwise."""
 

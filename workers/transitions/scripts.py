@@ -64,6 +64,7 @@ from workers.transitions.batches import (
     StatusChange,
     Submission,
     TaskBatch,
+    TasksChange,
     TokenChange,
     WaitingCount,
     read_task_batch,
@@ -201,6 +202,11 @@ def _head_starts(_: Settings) -> Limits:
     return {f"head_start_{priority.value}": ms for priority, ms in HEAD_START_MS.items()}
 
 
+def _change_limits(s: Settings) -> Limits:
+    """Return the limits of ``change_tasks``."""
+    return _cancel_limits(s) | _head_starts(s)
+
+
 def _backlog_limits(s: Settings) -> Limits:
     shares = {f"share_{priority.value}": share for priority, share in BACKLOG_SHARE.items()}
     return {"backlog_tasks": s.max_backlog_tasks, "backlog_bytes": s.max_backlog_bytes, **shares}
@@ -284,6 +290,8 @@ class Scripts:
     cancel = BatchScript("cancel", CancelRequest, read_task_batch, _cancel_limits)
     #: Replay failed tasks. Words REPLAYED, DUPLICATE, NOT_FOUND, NOT_DEAD, EXPIRED.
     replay = BatchScript("replay", Replay, read_task_batch, _head_starts)
+    #: Cancel, replay or prioritize many tasks. Word OK; the answer has the numbers.
+    change_tasks = BatchScript("change_tasks", TasksChange, read_task_batch, _change_limits)
     #: Change live settings. Words OK, FULL.
     configure = BatchScript("configure", SettingChange, read_words, _setting_limits)
 

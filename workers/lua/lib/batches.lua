@@ -131,6 +131,7 @@ end
 --   stream  of the entries, or a function of the index of the first argument
 --   group   consumer group
 --   finish  finish_words if absent, or finish_tasks
+--   audit   records who asked for an entry and its outcome, as in lib/audit; absent: nothing is recorded
 --   defers  words that defer an entry; WAIT, MORE, NOT_HELD and BEHIND if absent
 local DEFERS = { WAIT = true, MORE = true, NOT_HELD = true, BEHIND = true }
 local function run_batch(batch)
@@ -147,6 +148,9 @@ local function run_batch(batch)
       local ids = done[name] or {}
       ids[#ids + 1] = ARGV[first]
       done[name] = ids
+      if batch.audit and word ~= 'GONE' then
+        batch.audit(name, ARGV[first], word)
+      end
     end
     first = last + 1
   end

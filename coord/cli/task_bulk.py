@@ -1,0 +1,144 @@
+"""Operations of ``coord tasks`` on all tasks that match a query: count, confirm, change, show progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coord.cli.exit_codes import ExitCode
+from coord.cli.output import ProgressBar, hint, write_json, write_line
+from coord.cli.query import complete_term, query_of
+from coord.cli.session import ask
+from coord.errors import ConfigError
+from coord.models.operations import BulkAction, BulkResult
+from coord.models.query import Query
+from coord.models.tasks import Priority
+
+if TYPE_CHECKING:
+    from coord import Client
+
+QueryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--query",
+        "-q",
+        metavar="QUERY",
+        help="All tasks that match, such as 'type:ocr age:>1h', in place of ids.",
+        show_default=False,
+        autocompletion=complete_term,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="With --query: only count the tasks.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="With --query: do not ask for a confirmation.")]
+Operation = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="With --query: continue an operation that was interrupted.", show_default=False),
+]
+TaskIdsOrQuery = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of the tasks.", show_default=False)
+]
+
+#: action -> what was done to a task.
+_DONE: dict[BulkAction, str] = {"cancel": "cancelled", "retry": "queued again", "prioritize": "moved"}
+
+
+def check_selection(command: str, task_ids: Sequence[str] | None, query: str | None, **of_query: object) -> None:
+    """Check that a command has either ids or a query, and options of a query only with one.
+
+    Raises:
+        ConfigError: it has not; names the options.
+    """
+    if (query is None) == (not task_ids):
+        raise ConfigError(f"{command} needs either ids of tasks or --query QUERY, such as --query type:ocr")
+    unused = [f"--{name.replace('_', '-')}" for name, value in of_query.items() if value]
+    if query is None and unused:
+        raise ConfigError(f"{', '.join(unused)} need{'s' * (len(unused) == 1)} --query")
+
+
+def change_tasks(
+    action: BulkAction,
+    query: str | Query,
+    *,
+    priority: Priority | None = None,
+    reason: str = "",
+    dry_run: bool,
+    yes: bool,
+    operation: str | None,
+    json: bool,
+    redis_url: str | None,
+    namespace: str | None,
+) -> None:
+    """Change all tasks that match; print the numbers.
+
+    Raises:
+        QueryInvalid: the query does not fit.
+        ConfigError: nobody can confirm it, and ``yes`` is False.
+        typer.Exit: it was not confirmed, or a part of it waits for a distributor.
+    """
+    wanted = query_of([query]) if isinstance(query, str) else query
+
+    async def work(client: Client) -> BulkResult | None:
+        if dry_run or not yes:
+            counted = await client.admin.bulk(action, wanted, priority=priority, dry_run=True)
+            if dry_run or not counted.matched:
+                return counted
+            if not _is_confirmed(action, counted):
+                return None
+        return await _run(client, action, wanted, priority=priority, reason=reason, operation=operation)
+
+    result = ask(work, redis_url=redis_url, namespace=namespace)
+    if result is None:
+        hint("nothing was changed")
+        raise typer.Exit(ExitCode.NO)
+    if json:
+        write_json(result)
+    else:
+        write_line(_sentence(result))
+    if result.unanswered:
+        raise typer.Exit(ExitCode.OPEN)
+
+
+async def _run(
+    client: Client,
+    action: BulkAction,
+    query: Query,
+    *,
+    priority: Priority | None,
+    reason: str,
+    operation: str | None,
+) -> BulkResult:
+    from coord.client.bulk import BulkOperation
+
+    bulk = BulkOperation(client.connection, action, query, priority=priority, reason=reason, operation=operation)
+    # Printed before the first change: a program that is killed cannot print it afterwards.
+    hint(f"operation {await bulk.begin()}; if it is interrupted, the same command with --operation continues it")
+    with ProgressBar() as progress:
+        progress.start("tasks", None)
+        return await bulk.run(timeout=10.0, on_progress=lambda result: progress.update(result.matched))
+
+
+def _is_confirmed(action: BulkAction, counted: BulkResult) -> bool:
+    question = f"{action} {_tasks(counted.matched)} that match `{counted.query}`?"
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question} Confirm it with --yes; --dry-run only counts")
+    return typer.confirm(question, err=True)
+
+
+def _sentence(result: BulkResult) -> str:
+    if not result.operation:
+        verb = "matches" if result.matched == 1 else "match"
+        return f"{_tasks(result.matched)} {verb} `{result.query}`"
+    text = f"{_tasks(result.done)} of {result.matched:,} {_DONE[result.action]}"
+    skipped = ", ".join(f"{count:,} {code}" for code, count in sorted(result.skipped.items()))
+    if skipped:
+        text += f"; not changed: {skipped}"
+    if result.unanswered:
+        text += f"; {result.unanswered:,} wait for a distributor (see coord ps)"
+    return text
+
+
+def _tasks(number: int) -> str:
+    return f"{number:,} task{'' if number == 1 else 's'}"

@@ -1,0 +1,190 @@
+"""The query language: what it accepts, what it prints, what its errors say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coord.errors import QueryInvalid
+from coord.models.explanations import WaitingReason
+from coord.models.query import Kind, Query, Term, Value
+from coord.models.task_query import TASKS, TaskFacts
+from coord.models.tasks import Pool, Priority, Requirements, TaskState
+
+NOW = 1_800_000_000_000
+HOUR = 3_600_000
+
+
+def task(**changes: Any) -> TaskFacts:
+    """A failed task that was submitted two hours ago and ended one hour ago."""
+    needs = Requirements(capabilities=("gpu", "ocr"), labels={"zone": "eu"})
+    facts = TaskFacts(
+        "report-7", TaskState.FAILED, "high", "p1.named", NOW - 2 * HOUR, Pool("ocr", needs), "ocr-1",
+        None, "timeout", NOW - HOUR, 3,
+    )  # fmt: skip
+    return facts._replace(**changes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "report-", "ocr", "id:report-7", "id:report-*", "type:ocr,echo", "state:failed -state:completed",
+        "priority:high", "pool:p1", "pool:p1.named", "agent:ocr-1", "-agent:ocr-2", "error:time*",
+        "age:>1h", "age:>=2h", "since:61m", "since:2020-01-01", "since:2020-01-01T10:00:00+02:00", "ended:<2h",
+        "attempts:3", "attempts:>=2", "attempts:1,3", "capability:gpu capability:ocr", "label:zone=eu", "-tag:fast",
+        '"report-7"', 'type:"ocr"', "-reason:all_full", "type:ocr state:failed age:>1h",
+    ],
+)  # fmt: skip
+def test_queries_that_match(text: str) -> None:
+    """Every kind of term, alone and with others."""
+    assert TASKS.matches(TASKS.parse(text), task(), NOW), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rep0rt", "oc", "id:report", "type:oc", "state:queued", "state:failed state:queued", "-state:failed",
+        "priority:low", "pool:p", "agent:ocr", "error:time", "age:<1h", "age:>3h", "since:59m", "since:2999-01-01",
+        "ended:>2h", "attempts:>3", "capability:gpu capability:cpu", "-capability:gpu", "label:zone=us", "tag:fast",
+        "reason:all_full", "type:ocr state:failed age:>3h",
+    ],
+)  # fmt: skip
+def test_queries_that_do_not_match(text: str) -> None:
+    """All terms have to hold, and a negated one excludes."""
+    assert not TASKS.matches(TASKS.parse(text), task(), NOW), text
+
+
+def test_a_task_without_a_value() -> None:
+    """It matches no term about the value, and each negated one."""
+    waiting = task(state=TaskState.QUEUED, agent_id=None, error=None, finished_at=None, attempts=0)
+    assert not TASKS.matches(TASKS.parse("ended:<9d"), waiting, NOW)
+    assert TASKS.matches(TASKS.parse("-ended:<9d"), waiting, NOW)
+    assert not TASKS.matches(TASKS.parse("error:t*"), waiting, NOW)
+    assert TASKS.matches(TASKS.parse("-error:t* since:3h -agent:a*"), waiting, NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "says"),
+    [
+        ("stat:failed", 1, "there is no field 'stat'; did you mean state:failed?"),
+        ("type:ocr -stat:x", 11, "did you mean state:x?"),
+        ("zzz:1", 1, "the fields of a task are id, type, state,"),
+        ("type:a state:faild", 14, "state 'faild' is not one of scheduled, queued,"),
+        ("state:faild", 7, "did you mean state:failed?"),
+        ("reason:no_capabilty", 8, "did you mean reason:no_capability?"),
+        ("state:failed,", 14, "a value is missing after state:, such as state:failed"),
+        ("state:", 7, "a value is missing"),
+        ("age:1h", 5, "age:1h: write a comparison, such as age:>1h"),
+        ("age:>soon", 5, "expected a time such as 1.5 (seconds), 30s, 5m, 2h or 7d with a comparison"),
+        ("attempts:many", 10, "expected a whole number, such as attempts:>=2"),
+        ("since:>1h", 7, "since takes no comparison; write since:1h"),
+        ("since:yesterday", 7, "or a time such as 2026-01-31"),
+        ("since:2026-13-01", 7, "or a time such as 2026-01-31"),
+        ("state:fail*", 7, "only names can end with *"),
+        ("type:>ocr", 6, "type takes no comparison"),
+        ('type:"ocr', 6, 'the quotation mark " has no second one'),
+        ('type:"a"b', 9, "unexpected 'b'; write a comma"),
+        ('a"b"', 2, "unexpected '\"'"),
+        ("a,b", 2, "unexpected ','"),
+        ("-", 2, "a value is missing"),
+        ("*", 1, "a value is missing"),
+        ("x" * 5_000, 0, "the query has 5,000 characters"),
+        (f"type:{','.join(['a'] * 501)}", 0, "the query has 501 values"),
+    ],
+)
+def test_errors_name_the_position_and_the_next_step(text: str, position: int, says: str) -> None:
+    """⚠ Also the nearest valid field or value."""
+    with pytest.raises(QueryInvalid) as found:
+        TASKS.parse(text)
+    assert says in str(found.value)
+    assert not position or str(found.value).startswith(f"query, position {position}: ")
+
+
+#: What has a meaning in a query, and some of what has none.
+ALPHABET = 'abs1:-*,"\\<>=. \t\n\x1c\u00a0\u00e9\u6f22'
+NAMES = st.text(ALPHABET, min_size=1, max_size=12)
+OPERATORS = st.sampled_from(["<", "<=", ">", ">="])
+DURATIONS = st.builds(lambda number, unit: f"{number}{unit}", st.integers(0, 9_999), st.sampled_from("smhd"))
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> Value:
+    """A value of a field of names."""
+    return Value(draw(NAMES), is_prefix=draw(st.booleans()))
+
+
+VALUES: dict[Kind, st.SearchStrategy[Value]] = {
+    Kind.TEXT: texts(),
+    Kind.NUMBER: st.builds(lambda number, sign: Value(str(number), sign), st.integers(0, 10**9), OPERATORS),
+    Kind.DURATION: st.builds(Value, DURATIONS, OPERATORS),
+    Kind.MOMENT: st.builds(Value, DURATIONS),
+}
+
+
+@st.composite
+def terms(draw: st.DrawFn) -> Term:
+    """Any term that can be written."""
+    field = draw(st.sampled_from([None, *TASKS.fields.values()]))
+    negated = draw(st.booleans())
+    if field is None:
+        return Term("", (Value(draw(NAMES)),), negated)
+    values = st.builds(Value, st.sampled_from(field.values)) if field.kind is Kind.CHOICE else VALUES[field.kind]
+    return Term(field.name, tuple(draw(st.lists(values, min_size=1, max_size=3))), negated)
+
+
+def plain(query: Query) -> list[tuple[str, bool, list[tuple[str, str, bool]]]]:
+    """A query without what parsing adds."""
+    return [
+        (term.field, term.is_negated, [(value.text, value.operator, value.is_prefix) for value in term.values])
+        for term in query.terms
+    ]
+
+
+@given(st.lists(terms(), max_size=5))
+def test_what_is_printed_is_parsed_to_the_same_query(found: list[Term]) -> None:
+    """Whatever characters a name has."""
+    query = Query(tuple(found))
+    parsed = TASKS.parse(str(query))
+    assert plain(parsed) == plain(query)
+    assert str(parsed) == str(query)
+    assert TASKS.parse(str(parsed)) == parsed
+
+
+@given(st.text(ALPHABET, max_size=30) | st.text(max_size=30))
+def test_any_text_is_a_query_or_a_query_error(text: str) -> None:
+    """No other error, and what was understood can be printed."""
+    try:
+        query = TASKS.parse(text)
+    except QueryInvalid:
+        return
+    assert TASKS.parse(str(query)) == query
+    TASKS.matches(query, task(), NOW)
+
+
+def test_the_table_of_fields_is_the_completion() -> None:
+    """Each field has a help, an example that parses, and its values or operators."""
+    infos = {info.name: info for info in TASKS.completion({"type": ("ocr",)})}
+    assert list(infos) == list(TASKS.fields)
+    assert infos["state"].values == tuple(TaskState)
+    assert infos["priority"].values == tuple(Priority)
+    assert infos["reason"].values == tuple(WaitingReason)
+    assert infos["type"].values == ("ocr",)
+    assert infos["age"].operators == (">=", "<=", ">", "<")
+    for info in infos.values():
+        assert info.help.endswith("."), info.name
+        (term,) = TASKS.parse(info.example).terms
+        assert term.field == info.name
+
+
+def test_what_a_query_allows() -> None:
+    """What narrows the places where tasks are looked for."""
+    query = TASKS.parse("state:failed,queued -state:queued agent:a,b agent:b,c id:x* type:a")
+    assert query.allowed("state", TaskState) == {"failed"}
+    assert query.names("agent") == frozenset({"b"})
+    assert query.names("id") is None
+    assert query.names("error") is None
+    assert str(query.with_term("state", ["failed"])).endswith("state:failed")
+    assert query.with_term("state", []) is query
