@@ -2,7 +2,8 @@
 
 The page names its files in a folder that has the digest of all files (``/ui/3f2a91c04b5d/app.js``). So browsers keep
 them for a year, and get new ones with the next version of the page. Without that folder (``/ui/app.js``) the same
-files are checked with each use. Only the files of the package are served: a path is looked up, and never opened.
+files are checked with each use. Only the files of the package are served: a path is looked up, and never opened. The
+modules are joined into one script (``coord/gateway/script.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 from coord.gateway.errors import RequestError
 from coord.gateway.routes import Answer, Call
+from coord.gateway.script import join
 
 #: Type of a file by the end of its name; files of other types are not served.
 TYPES = {
@@ -30,6 +32,8 @@ TYPES = {
 PACKED = {"woff2"}
 #: The page, and the text in it that stands for the folder of its files.
 PAGE, FOLDER = "index.html", b"{folder}"
+#: The module that the page loads; it is served with all that it imports. These scripts are no modules.
+ENTRY, SCRIPTS = "app.js", {"theme.js", "vendor/uplot.js"}
 
 CHECKED = "no-cache"
 KEPT = "public, max-age=31536000, immutable"
@@ -103,6 +107,8 @@ def _matches(header: str, tag: str) -> bool:
 def dashboard() -> Dashboard:
     """Return the files of the dashboard."""
     contents = dict(sorted(_read(files("coord.gateway") / "ui")))
+    modules = {path for path in contents if path.endswith(".js")} - SCRIPTS
+    contents[ENTRY] = join({path: contents.pop(path).decode() for path in modules}, ENTRY).encode()
     whole = sha256()
     for path, content in contents.items():
         whole.update(f"{path} {len(content)}\n".encode() + content)

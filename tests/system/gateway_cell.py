@@ -66,10 +66,16 @@ class Gateway:
 
 
 @contextmanager
-def gateway_of(cell: LiveCell) -> Iterator[Gateway]:
-    """A gateway of a cell, in the thread of the cell."""
-    port = unused_port()
-    settings = replace(cell.settings, redis_url=cell.url, gateway_port=port)
+def gateway_of(cell: LiveCell, port: int | None = None, **more: Any) -> Iterator[Gateway]:
+    """A gateway of a cell, in the thread of the cell.
+
+    Args:
+        cell: the cell.
+        port: of the gateway; None: an unused one.
+        more: settings of this gateway only.
+    """
+    port = port or unused_port()
+    settings = replace(cell.settings, redis_url=cell.url, gateway_port=port, **more)
     requested = asyncio.Event()
     serving = asyncio.run_coroutine_threadsafe(serve(settings, requested, asyncio.Event()), cell.loop)
     gateway = Gateway(cell, port)

@@ -57,7 +57,11 @@ export async function call(method, path, { query, body, signal } = {}) {
   let response;
   try {
     response = await fetch(urlOf(path, query), {
-      method, headers, signal, cache: "no-store", credentials: "omit",
+      method,
+      headers,
+      signal,
+      cache: "no-store",
+      credentials: "omit",
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
@@ -93,8 +97,14 @@ export async function read(response) {
 
 function failure(response, body) {
   if (body?.status !== "error") {
-    return new ApiError(response.status, "unexpected", `The gateway answered ${response.status} ${response.statusText}`.trim());
+    return new ApiError(
+      response.status,
+      "unexpected",
+      `The gateway answered ${response.status} ${response.statusText}`.trim(),
+    );
   }
-  const problems = Array.isArray(body.detail) ? body.detail.map(({ loc, msg }) => `${loc.slice(1).join(".")}: ${msg}`) : [];
+  const problems = Array.isArray(body.detail)
+    ? body.detail.map(({ loc, msg }) => `${loc.slice(1).join(".")}: ${msg}`)
+    : [];
   return new ApiError(response.status, body.code, problems.join("; ") || body.message, body.detail);
 }

@@ -67,8 +67,14 @@ function showNotice(state) {
   const text = texts[state];
   fill(
     notice,
-    text && h("div", { class: "notice", "data-state": state }, h("span", null, text),
-      state === STATES.lost && h("button", { class: "secondary", type: "button", onclick: () => feed.retry() }, "Connect now")),
+    text &&
+      h(
+        "div",
+        { class: "notice", "data-state": state },
+        h("span", null, text),
+        state === STATES.lost &&
+          h("button", { class: "secondary", type: "button", onclick: () => feed.retry() }, "Connect now"),
+      ),
   );
 }
 
@@ -79,7 +85,13 @@ function user() {
     fill(
       element,
       who && [
-        h("span", { class: "who", title: `Logged in as ${who.name}` }, icon("user"), h("span", { class: "name" }, who.name), h("span", { class: "chip" }, who.role)),
+        h(
+          "span",
+          { class: "who", title: `Logged in as ${who.name}` },
+          icon("user"),
+          h("span", { class: "name" }, who.name),
+          h("span", { class: "chip" }, who.role),
+        ),
         h("button", { class: "quiet", type: "button", onclick: () => session.logOut() }, "Log out"),
       ],
     );
@@ -93,11 +105,18 @@ function bar() {
   const nav = h(
     "nav",
     { "aria-label": "Pages" },
-    PAGES.filter(({ label }) => label).map(({ name, label }) => h("a", { href: hrefOf(name), "data-page": name }, label)),
+    PAGES.filter(({ label }) => label).map(({ name, label }) =>
+      h("a", { href: hrefOf(name), "data-page": name }, label),
+    ),
   );
   fill(
     document.getElementById("top"),
-    h("a", { class: "brand", href: hrefOf(PAGES[0].name), "aria-label": "coord, go to the first page" }, h("img", { src: new URL("icon.svg", import.meta.url), alt: "", width: 22, height: 22 }), h("span", null, "coord")),
+    h(
+      "a",
+      { class: "brand", href: hrefOf(PAGES[0].name), "aria-label": "coord, go to the first page" },
+      h("img", { src: new URL("icon.svg", import.meta.url), alt: "", width: 22, height: 22 }),
+      h("span", null, "coord"),
+    ),
     nav,
     h(
       "div",
@@ -105,7 +124,17 @@ function bar() {
       connection(),
       user(),
       themeButton(),
-      h("button", { class: "quiet icon-only wide-only", type: "button", "aria-label": "Keys", title: "Keys (?)", onclick: showKeys }, icon("keyboard")),
+      h(
+        "button",
+        {
+          class: "quiet icon-only wide-only",
+          type: "button",
+          "aria-label": "Keys",
+          title: "Keys (?)",
+          onclick: showKeys,
+        },
+        icon("keyboard"),
+      ),
     ),
   );
 }
@@ -128,7 +157,15 @@ async function show(where) {
   leave();
   if (!row) {
     document.title = "Not found · coord";
-    fill(main, emptyState("There is no such page", ["The address names the page “", where.page, "”. ", h("a", { href: hrefOf(PAGES[0].name) }, `Go to ${PAGES[0].label}`)]));
+    fill(
+      main,
+      emptyState("There is no such page", [
+        "The address names the page “",
+        where.page,
+        "”. ",
+        h("a", { href: hrefOf(PAGES[0].name) }, `Go to ${PAGES[0].label}`),
+      ]),
+    );
     return;
   }
   let page;
@@ -159,7 +196,12 @@ function leave() {
 }
 
 function failed(text) {
-  const again = h("button", { class: "secondary", type: "button", onclick: () => begin() }, icon("reload"), "Try again");
+  const again = h(
+    "button",
+    { class: "secondary", type: "button", onclick: () => begin() },
+    icon("reload"),
+    "Try again",
+  );
   return h("div", { class: "empty" }, h("h2", null, "This did not work"), h("p", { role: "alert" }, text), again);
 }
 

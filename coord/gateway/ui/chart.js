@@ -27,8 +27,8 @@ export const color = (name) => getComputedStyle(document.documentElement).getPro
  * @param {Object} options
  * @param {string} options.label for screen readers: what it shows.
  * @param {number} [options.height] in pixels.
- * @param {Array<{label: string, color: string, fill?: boolean, dash?: number[]}>} options.series `color` is the name of a
- *   colour of the theme; give each a dash or a label too, so that colour is not the only difference.
+ * @param {Array<{label: string, color: string, fill?: boolean, dash?: number[]}>} options.series `color` is the name of
+ *   a colour of the theme; give each a dash or a label too, so that colour is not the only difference.
  * @param {(value: number) => string} [options.format] of the values.
  * @param {Array<Array<number | null>>} options.data first the seconds since 1970, then the values of each series.
  * @returns {Promise<{set: (data: Array<Array<number | null>>) => void, destroy: () => void}>}
@@ -42,7 +42,12 @@ export async function chart(parent, { label, height = 140, series, format = Stri
 
   function build() {
     plot?.destroy();
-    const axis = { stroke: color("muted"), grid: { stroke: color("line"), width: 1 }, ticks: { show: false }, font: "11px Inter, system-ui, sans-serif" };
+    const axis = {
+      stroke: color("muted"),
+      grid: { stroke: color("line"), width: 1 },
+      ticks: { show: false },
+      font: "11px Inter, system-ui, sans-serif",
+    };
     plot = new UPlot(
       {
         width: Math.max(120, root.clientWidth),

@@ -1,4 +1,6 @@
-/** Dialogs, with the browser's own `<dialog>`: it keeps the focus inside, closes with Escape and gives the focus back. */
+/**
+ * Dialogs, with the browser's own `<dialog>`: it keeps the focus inside, closes with Escape and gives the focus back.
+ */
 
 import { fill, h, icon } from "./dom.js";
 
@@ -15,7 +17,11 @@ let number = 0;
 export function showDialog(title, content, { class: name = "", canClose = true, closed } = {}) {
   const id = `dialog-${++number}`;
   const dialog = h("dialog", { class: `dialog ${name}`, "aria-labelledby": id });
-  const close = h("button", { class: "quiet icon-only", type: "button", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"));
+  const close = h(
+    "button",
+    { class: "quiet icon-only", type: "button", "aria-label": "Close", onclick: () => dialog.close() },
+    icon("close"),
+  );
   fill(dialog, h("header", null, h("h2", { id }, title), canClose && close), content);
   dialog.addEventListener("cancel", (event) => {
     if (!canClose) event.preventDefault();

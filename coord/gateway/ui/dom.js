@@ -79,7 +79,11 @@ export function icon(name) {
 
 /** Return text as keys of a keyboard: `keys("g", "f")`. */
 export function keys(...names) {
-  return h("span", { class: "keys" }, names.map((name) => h("kbd", null, name)));
+  return h(
+    "span",
+    { class: "keys" },
+    names.map((name) => h("kbd", null, name)),
+  );
 }
 
 /**
@@ -90,7 +94,13 @@ export function keys(...names) {
  * @param {string} [command] a command line for it.
  */
 export function emptyState(title, text, command) {
-  return h("div", { class: "empty" }, h("h2", null, title), h("p", null, text), command && h("pre", { tabindex: "0" }, command));
+  return h(
+    "div",
+    { class: "empty" },
+    h("h2", null, title),
+    h("p", null, text),
+    command && h("pre", { tabindex: "0" }, command),
+  );
 }
 
 /**
@@ -109,8 +119,26 @@ export function table(caption, columns, rows) {
       "table",
       null,
       h("caption", { class: "hidden" }, caption),
-      h("thead", null, h("tr", null, named.map((column) => h("th", { scope: "col", class: column.class }, column.label)))),
-      h("tbody", null, rows.map((row) => h("tr", null, row.map((cell, at) => h("td", { class: named[at].class }, cell))))),
+      h(
+        "thead",
+        null,
+        h(
+          "tr",
+          null,
+          named.map((column) => h("th", { scope: "col", class: column.class }, column.label)),
+        ),
+      ),
+      h(
+        "tbody",
+        null,
+        rows.map((row) =>
+          h(
+            "tr",
+            null,
+            row.map((cell, at) => h("td", { class: named[at].class }, cell)),
+          ),
+        ),
+      ),
     ),
   );
 }
@@ -126,7 +154,11 @@ export function table(caption, columns, rows) {
 export function tabs(label, tabs, selected, changed) {
   const panel = h("div", { role: "tabpanel", class: "tabpanel", id: `panel-${tabs[0].id}`, tabindex: "0" });
   const buttons = tabs.map((tab) =>
-    h("button", { role: "tab", type: "button", id: `tab-${tab.id}`, "aria-controls": panel.id, onclick: () => select(tab.id) }, tab.label),
+    h(
+      "button",
+      { role: "tab", type: "button", id: `tab-${tab.id}`, "aria-controls": panel.id, onclick: () => select(tab.id) },
+      tab.label,
+    ),
   );
   function select(id) {
     tabs.forEach((tab, at) => {
@@ -150,7 +182,12 @@ export function tabs(label, tabs, selected, changed) {
     buttons[next].focus();
     select(tabs[next].id);
   }
-  const root = h("div", { class: "tabs" }, h("div", { role: "tablist", "aria-label": label, onkeydown }, buttons), panel);
+  const root = h(
+    "div",
+    { class: "tabs" },
+    h("div", { role: "tablist", "aria-label": label, onkeydown }, buttons),
+    panel,
+  );
   select(selected);
   return root;
 }

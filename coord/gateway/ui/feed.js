@@ -1,8 +1,8 @@
 /**
  * The feed of events: one connection for all pages, which connects again by itself and continues where it ended.
  *
- * It reads GET /events as a stream of `fetch`, because `EventSource` cannot send a credential in a header. Events arrive
- * in batches. A gap (the log was trimmed, or this page was too slow) means that records have to be read again.
+ * It reads GET /events as a stream of `fetch`, because `EventSource` cannot send a credential in a header. Events
+ * arrive in batches. A gap (the log was trimmed, or this page was too slow) means that records have to be read again.
  */
 
 import { ApiError, credentials, read, urlOf } from "./api.js";
@@ -103,7 +103,10 @@ class Feed {
 
   wanted() {
     const all = new Set([...this.listeners.values()].flat());
-    return [...all].filter((type) => ![...all].some((other) => type.startsWith(`${other}.`))).sort().join(",");
+    return [...all]
+      .filter((type) => ![...all].some((other) => type.startsWith(`${other}.`)))
+      .sort()
+      .join(",");
   }
 
   set(state) {

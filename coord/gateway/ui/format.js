@@ -25,7 +25,12 @@ export function duration(ms) {
   if (ms < 1_000) return `${Math.round(ms)} ms`;
   if (ms < 10_000) return `${(ms / 1_000).toFixed(1)} s`;
   const seconds = Math.round(ms / 1_000);
-  const steps = [[86_400, "d"], [3_600, "h"], [60, "min"], [1, "s"]];
+  const steps = [
+    [86_400, "d"],
+    [3_600, "h"],
+    [60, "min"],
+    [1, "s"],
+  ];
   const at = steps.findIndex(([size]) => seconds >= size);
   const [size, unit] = steps[at];
   const rest = at + 1 < steps.length ? Math.floor((seconds % size) / steps[at + 1][0]) : 0;
@@ -40,7 +45,13 @@ export function ago(time, now = Date.now()) {
 }
 
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const DATE = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const DATE = new Intl.DateTimeFormat("en-GB", {
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+});
 
 /** Return a local time: `14:03:22`, with the day if it is not of the last 24 h. */
 export function time(value) {

@@ -52,13 +52,24 @@ export function showLogin(reason = "") {
   isShown = true;
   const failure = h("p", { class: "failure", role: "alert" }, reason);
   const field = h("input", {
-    type: "password", name: "credential", required: true, autocomplete: "off", spellcheck: "false", autofocus: true,
+    type: "password",
+    name: "credential",
+    required: true,
+    autocomplete: "off",
+    spellcheck: "false",
+    autofocus: true,
   });
   const button = h("button", { class: "primary" }, "Log in");
   const form = h(
     "form",
     { class: "login", onsubmit: submit },
-    h("p", null, "This gateway needs a credential. ", h("code", null, "coord keys create --role readonly"), " makes an API key."),
+    h(
+      "p",
+      null,
+      "This gateway needs a credential. ",
+      h("code", null, "coord keys create --role readonly"),
+      " makes an API key.",
+    ),
     h("label", { class: "field" }, "API key or token", field),
     failure,
     h("footer", null, button),

@@ -64,7 +64,10 @@ export function completions(word, fields) {
   const last = given.pop().toLowerCase();
   return (field?.values ?? [])
     .filter((one) => one.toLowerCase().startsWith(last) && !given.includes(one))
-    .map((one) => ({ text: `${minus}${name}:${[...given, /[\s",]/.test(one) ? `"${one}"` : one].join(",")}`, help: "" }));
+    .map((one) => ({
+      text: `${minus}${name}:${[...given, /[\s",]/.test(one) ? `"${one}"` : one].join(",")}`,
+      help: "",
+    }));
 }
 
 /**
@@ -84,20 +87,43 @@ export function queryBar({ label, value = "", placeholder = "", fields = [], sub
   let known = [];
   if (typeof fields !== "function") Promise.resolve(fields).then((found) => (known = found));
   const input = h("input", {
-    type: "search", role: "combobox", "aria-label": label, "aria-autocomplete": "list", "aria-expanded": "false",
-    "aria-controls": `${id}-list`, "aria-describedby": `${id}-error`, "data-querybar": true, autocomplete: "off",
-    autocapitalize: "off", spellcheck: "false", value, placeholder,
+    type: "search",
+    role: "combobox",
+    "aria-label": label,
+    "aria-autocomplete": "list",
+    "aria-expanded": "false",
+    "aria-controls": `${id}-list`,
+    "aria-describedby": `${id}-error`,
+    "data-querybar": true,
+    autocomplete: "off",
+    autocapitalize: "off",
+    spellcheck: "false",
+    value,
+    placeholder,
   });
   const list = h("ul", { role: "listbox", id: `${id}-list`, "aria-label": "Completions", hidden: true });
   const error = h("p", { class: "failure", id: `${id}-error`, role: "alert" });
-  const element = h("div", { class: "querybar" }, icon("search"), input, h("kbd", { "aria-hidden": "true" }, "/"), list, error);
+  const element = h(
+    "div",
+    { class: "querybar" },
+    icon("search"),
+    input,
+    h("kbd", { "aria-hidden": "true" }, "/"),
+    list,
+    error,
+  );
   let shown = [];
   let selected = -1;
 
   function show() {
     const { word } = wordAt(input.value, input.selectionStart ?? input.value.length);
     const all = typeof fields === "function" ? fields() : known;
-    shown = document.activeElement === input ? completions(word, all).filter(({ text }) => text !== word).slice(0, MOST_SHOWN) : [];
+    shown =
+      document.activeElement === input
+        ? completions(word, all)
+            .filter(({ text }) => text !== word)
+            .slice(0, MOST_SHOWN)
+        : [];
     selected = -1;
     draw();
   }
@@ -113,7 +139,12 @@ export function queryBar({ label, value = "", placeholder = "", fields = [], sub
       shown.map(({ text, help }, at) =>
         h(
           "li",
-          { role: "option", id: `${id}-${at}`, "aria-selected": String(at === selected), onpointerdown: (event) => (event.preventDefault(), take(at)) },
+          {
+            role: "option",
+            id: `${id}-${at}`,
+            "aria-selected": String(at === selected),
+            onpointerdown: (event) => (event.preventDefault(), take(at)),
+          },
           h("code", null, text),
           help && h("span", null, help),
         ),

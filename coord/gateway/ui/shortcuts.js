@@ -26,7 +26,11 @@ export function showKeys() {
     ...PAGES.filter(({ key }) => key).map(({ key, label }) => [keys("g", key), `Go to ${label}`]),
     ...ofPage.map(({ key, label }) => [keys(key), label]),
   ];
-  const list = h("dl", { class: "keylist" }, rows.map(([key, label]) => h("div", null, h("dt", null, key), h("dd", null, label))));
+  const list = h(
+    "dl",
+    { class: "keylist" },
+    rows.map(([key, label]) => h("div", null, h("dt", null, key), h("dd", null, label))),
+  );
   showDialog("Keys", [list], {
     closed: () => {
       isOpen = false;
@@ -38,7 +42,14 @@ export function showKeys() {
 export function listenToKeys() {
   let first = 0; // when `g` was pressed
   addEventListener("keydown", (event) => {
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (
+      event.defaultPrevented ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey ||
+      document.querySelector("dialog[open]")
+    )
+      return;
     const isTyping = event.target.closest?.("input, textarea, select, [contenteditable]");
     if (isTyping) return;
     const page = Date.now() - first < SECOND_MS && PAGES.find(({ key }) => key === event.key);

@@ -26,13 +26,34 @@ import { feed } from "./feed.js";
  */
 
 const TASK_EVENTS = [
-  "queued", "scheduled", "assigned", "started", "completed", "failed", "retried", "released", "recalled", "cancelled",
-  "expired", "replayed", "refused",
+  "queued",
+  "scheduled",
+  "assigned",
+  "started",
+  "completed",
+  "failed",
+  "retried",
+  "released",
+  "recalled",
+  "cancelled",
+  "expired",
+  "replayed",
+  "refused",
 ].map((name) => `task.${name}`);
 /** Events after which an agent does not hold the task any more. */
-const ENDS = new Set(["completed", "failed", "retried", "released", "recalled", "cancelled", "expired"].map((name) => `task.${name}`));
+const ENDS = new Set(
+  ["completed", "failed", "retried", "released", "recalled", "cancelled", "expired"].map((name) => `task.${name}`),
+);
 /** Events of agents after which more of its record has changed than its status and health. */
-const READ_AGAIN = new Set(["agent.registered", "agent.changed", "agent.returned", "agent.deaf", "agent.hears", "agent.ejected", "agent.readmitted"]);
+const READ_AGAIN = new Set([
+  "agent.registered",
+  "agent.changed",
+  "agent.returned",
+  "agent.deaf",
+  "agent.hears",
+  "agent.ejected",
+  "agent.readmitted",
+]);
 const LEFT = new Set(["agent.deregistered", "agent.forgotten"]);
 
 /** Milliseconds between two reads of everything; before changed agents are read; between two reads of the queues. */
@@ -77,8 +98,8 @@ class Store {
   /**
    * Call a function after changes, at most once for each frame of the screen.
    *
-   * @param {(change: {ids: Set<string>, isReset: boolean}) => void} listener `ids` are the changed agents; after a reset
-   *   any may have changed, come or gone.
+   * @param {(change: {ids: Set<string>, isReset: boolean}) => void} listener `ids` are the changed agents; after a
+   *   reset any may have changed, come or gone.
    * @returns {() => void} ends the subscription.
    */
   subscribe(listener) {

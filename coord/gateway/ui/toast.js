@@ -11,8 +11,17 @@ const SHOWN_MS = { good: 5_000, bad: 12_000 };
  * @param {"good" | "bad"} [kind]
  */
 export function toast(text, kind = "good") {
-  const close = h("button", { class: "quiet icon-only", type: "button", "aria-label": "Dismiss", onclick: () => notice.remove() }, icon("close"));
-  const notice = h("div", { class: `toast ${kind}` }, h("span", null, kind === "bad" && h("strong", null, "Failed: "), text), close);
+  const close = h(
+    "button",
+    { class: "quiet icon-only", type: "button", "aria-label": "Dismiss", onclick: () => notice.remove() },
+    icon("close"),
+  );
+  const notice = h(
+    "div",
+    { class: `toast ${kind}` },
+    h("span", null, kind === "bad" && h("strong", null, "Failed: "), text),
+    close,
+  );
   document.getElementById("toasts").append(notice);
   setTimeout(() => notice.remove(), SHOWN_MS[kind]);
 }

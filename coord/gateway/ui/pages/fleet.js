@@ -19,12 +19,15 @@ import { PAGES } from "./index.js";
 
 export const title = "Fleet";
 
+/** Name of the group of all agents that are in no other one; it is the last. */
+const NOTHING = "None";
+
 /** Ways to group: name -> the groups of an agent. */
 const GROUPS = {
   none: { label: "Nothing", of: () => [""] },
-  region: { label: "Region", of: (agent) => [agent.location?.region || "No region"] },
+  region: { label: "Region", of: (agent) => [agent.location?.region || NOTHING] },
   type: { label: "Type", of: (agent) => [agent.agent_type] },
-  capability: { label: "Capability", of: (agent) => (agent.capabilities.length ? agent.capabilities : ["No capability"]) },
+  capability: { label: "Capability", of: (agent) => (agent.capabilities.length ? agent.capabilities : [NOTHING]) },
 };
 const STATES = ["active", "busy", "draining", "maintenance", "error", "stale"];
 const PRIORITIES = ["urgent", "critical", "high", "normal", "low"];
@@ -35,6 +38,8 @@ const NUMBERS_MS = 500;
 const ROWS = 200;
 const PLACEMENTS = 12;
 const NAMES = new Intl.Collator("en", { numeric: true });
+
+const meter = (bar) => h("span", { class: "meter", "aria-hidden": "true" }, bar);
 
 /** @type {FleetPage | null} */
 let page = null;
@@ -102,14 +107,24 @@ class FleetPage {
     );
     this.group.value = this.query.get("group") in GROUPS ? this.query.get("group") : "none";
     this.views = ["tiles", "table"].map((name) =>
-      h("button", { type: "button", "data-view": name, onclick: () => this.setView(name) }, name === "tiles" ? "Tiles" : "Table"),
+      h(
+        "button",
+        { type: "button", "data-view": name, onclick: () => this.setView(name) },
+        name === "tiles" ? "Tiles" : "Table",
+      ),
     );
     this.total = h("h1", null, "Fleet");
     this.states = h("div", { class: "states", role: "group", "aria-label": "Agents by state" });
     this.use = h("span");
     this.useMeter = h("i");
     this.rateText = h("span");
-    this.lanes = new Map(PRIORITIES.map((name) => [name, { size: h("b", null, "–"), dots: h("span", { class: "dots", "aria-hidden": "true" }) }]));
+    this.waiting = h("span");
+    this.lanes = new Map(
+      PRIORITIES.map((name) => [
+        name,
+        { size: h("b", null, "–"), dots: h("span", { class: "dots", "aria-hidden": "true" }) },
+      ]),
+    );
     this.queues = h(
       "div",
       { class: "queues", role: "group", "aria-label": "Tasks that wait, by priority" },
@@ -140,9 +155,10 @@ class FleetPage {
       h(
         "div",
         { class: "flow panel" },
-        h("div", { class: "flow-title" }, h("h2", null, "Waiting"), this.rateText),
+        h("div", null, h("h2", null, "Waiting"), this.waiting),
         this.queues,
-        h("div", { class: "use" }, h("h2", null, "Slots in use"), this.use, h("span", { class: "meter", "aria-hidden": "true" }, this.useMeter)),
+        h("div", null, h("h2", null, "Throughput"), this.rateText),
+        h("div", { class: "use" }, h("h2", null, "Slots in use"), this.use, meter(this.useMeter)),
       ),
       h("div", { class: "fleet-main" }, this.body, this.side),
       this.flights.element,
@@ -202,7 +218,10 @@ class FleetPage {
     const id = this.panel?.id;
     go("fleet", [], Object.fromEntries(place().query));
     this.show(null);
-    const back = this.view === "tiles" ? this.tiles.elementOf(id) : this.body.querySelector(`[data-agent="${CSS.escape(id ?? "")}"]`);
+    const back =
+      this.view === "tiles"
+        ? this.tiles.elementOf(id)
+        : this.body.querySelector(`[data-agent="${CSS.escape(id ?? "")}"]`);
     back?.focus();
   }
 
@@ -249,7 +268,9 @@ class FleetPage {
     this.side.hidden = !store.agents.size && !this.panel;
     this.queues.parentElement.hidden = !store.isLoaded;
     if (!store.isLoaded) {
-      const text = store.error ? h("p", { role: "alert" }, store.error.message) : h("p", { role: "status" }, "Reading the agents …");
+      const text = store.error
+        ? h("p", { role: "alert" }, store.error.message)
+        : h("p", { role: "status" }, "Reading the agents …");
       fill(this.body, h("div", { class: "empty" }, text));
     } else if (!agents.length) {
       fill(this.body, this.emptyView());
@@ -267,11 +288,19 @@ class FleetPage {
     if (!store.agents.size) {
       return emptyState(
         "No agent is registered",
-        ["An agent advertises what it can do, and gets tasks that need it. Start one, and it appears here. ", h("code", null, "coord demo"), " starts a few."],
-        'coord agent hello --capability greet -- sh -c \'echo "hello"\'',
+        [
+          "An agent advertises what it can do, and gets tasks that need it. Start one, and it appears here. ",
+          h("code", null, "coord demo"),
+          " starts a few.",
+        ],
+        "coord agent hello --capability greet -- sh -c 'echo \"hello\"'",
       );
     }
-    const clear = h("button", { class: "secondary", type: "button", onclick: () => ((this.bar.value = ""), this.setFilter("")) }, "Clear the filter");
+    const clear = h(
+      "button",
+      { class: "secondary", type: "button", onclick: () => ((this.bar.value = ""), this.setFilter("")) },
+      "Clear the filter",
+    );
     return emptyState("No agent meets the filter", [`${count(store.agents.size, "agent")} do not. `, h("br"), clear]);
   }
 
@@ -284,7 +313,9 @@ class FleetPage {
         groups.get(name).agents.push(agent);
       }
     }
-    return [...groups.values()].sort((a, b) => NAMES.compare(a.name, b.name));
+    return [...groups.values()].sort(
+      (a, b) => (a.name === NOTHING) - (b.name === NOTHING) || NAMES.compare(a.name, b.name),
+    );
   }
 
   // The table.
@@ -301,8 +332,22 @@ class FleetPage {
       return h(
         "tr",
         null,
-        h("th", { scope: "row" }, h("a", { href: hrefOf("fleet", [agent.agent_id], Object.fromEntries(this.query)), "data-agent": agent.agent_id, onclick: () => (this.opener = agent.agent_id) }, agent.agent_id)),
-        cells.state, cells.load, cells.health,
+        h(
+          "th",
+          { scope: "row" },
+          h(
+            "a",
+            {
+              href: hrefOf("fleet", [agent.agent_id], Object.fromEntries(this.query)),
+              "data-agent": agent.agent_id,
+              onclick: () => (this.opener = agent.agent_id),
+            },
+            agent.agent_id,
+          ),
+        ),
+        cells.state,
+        cells.load,
+        cells.health,
         h("td", null, agent.agent_type),
         h("td", null, agent.location?.region ?? ""),
         h("td", { class: "muted" }, agent.capabilities.join(", ")),
@@ -314,9 +359,34 @@ class FleetPage {
       h(
         "div",
         { class: "panel table", tabindex: "0", role: "region", "aria-label": "Agents" },
-        h("table", null, h("caption", { class: "hidden" }, "Agents"), h("thead", null, h("tr", null, columns.map((name) => h("th", { scope: "col", class: name === "Tasks" || name === "Health" ? "number" : null }, name)))), h("tbody", null, rows)),
+        h(
+          "table",
+          null,
+          h("caption", { class: "hidden" }, "Agents"),
+          h(
+            "thead",
+            null,
+            h(
+              "tr",
+              null,
+              columns.map((name) =>
+                h("th", { scope: "col", class: name === "Tasks" || name === "Health" ? "number" : null }, name),
+              ),
+            ),
+          ),
+          h("tbody", null, rows),
+        ),
       ),
-      more > 0 && h("p", { class: "more" }, h("button", { class: "secondary", type: "button", onclick: () => ((this.rows += ROWS), this.arrange()) }, `Show ${number(Math.min(ROWS, more))} of ${number(more)} more`)),
+      more > 0 &&
+        h(
+          "p",
+          { class: "more" },
+          h(
+            "button",
+            { class: "secondary", type: "button", onclick: () => ((this.rows += ROWS), this.arrange()) },
+            `Show ${number(Math.min(ROWS, more))} of ${number(more)} more`,
+          ),
+        ),
     );
     if (focused) this.body.querySelector(`[data-agent="${CSS.escape(focused)}"]`)?.focus();
   }
@@ -326,7 +396,15 @@ class FleetPage {
     if (!cells) return;
     if (cells.status !== agent.status) {
       cells.status = agent.status;
-      fill(cells.state, h("span", { class: "state", "data-status": agent.status }, h("i", { class: "shape", "aria-hidden": "true" }), agent.status));
+      fill(
+        cells.state,
+        h(
+          "span",
+          { class: "state", "data-status": agent.status },
+          h("i", { class: "shape", "aria-hidden": "true" }),
+          agent.status,
+        ),
+      );
     }
     setText(cells.load, `${number(agent.load)} / ${number(agent.capacity)}`);
     setText(cells.health, percent(agent.health_score));
@@ -351,11 +429,18 @@ class FleetPage {
     const text = JSON.stringify(counts);
     if (text !== this.shownCounts) {
       this.shownCounts = text;
-      fill(this.states, STATES.filter((name) => counts[name]).map((name) => this.stateButton(name, counts[name])));
+      fill(
+        this.states,
+        STATES.filter((name) => counts[name]).map((name) => this.stateButton(name, counts[name])),
+      );
     }
     setText(this.use, `${number(used)} of ${number(slots)}${slots ? ` · ${percent(used / slots)}` : ""}`);
     this.useMeter.style.width = `${slots ? (used / slots) * 100 : 0}%`;
-    setText(this.rateText, `${rate(store.rate("task.assigned"))} placed/s · ${rate(store.rate("task.completed"))} completed/s`);
+    setText(this.waiting, store.queues ? count(store.waiting, "task") : "–");
+    setText(
+      this.rateText,
+      `${rate(store.rate("task.assigned"))} placed/s · ${rate(store.rate("task.completed"))} completed/s`,
+    );
     for (const [name, lane] of this.lanes) {
       const size = store.queues?.[name] ?? 0;
       setText(lane.size, store.queues ? short(size) : "–");
@@ -371,7 +456,10 @@ class FleetPage {
     return h(
       "button",
       {
-        type: "button", class: "chip state", "data-status": name, title: `Show only agents in this state: ${wanted}`,
+        type: "button",
+        class: "chip state",
+        "data-status": name,
+        title: `Show only agents in this state: ${wanted}`,
         onclick: () => {
           this.bar.value = this.bar.value === wanted ? "" : wanted;
           this.setFilter(this.bar.value);
@@ -394,20 +482,30 @@ class FleetPage {
       const lane = this.lanes.get(this.priorities.get(data.task_id) ?? "normal") ?? this.lanes.get("normal");
       this.priorities.delete(data.task_id);
       this.placements.push({ task: data.task_id, agent: data.agent_id });
-      if (this.view === "tiles" && feed.state === "live") this.flights.add(data.task_id, lane.element, this.tiles.elementOf(data.agent_id));
+      if (this.view === "tiles" && feed.state === "live")
+        this.flights.add(data.task_id, lane.element, this.tiles.elementOf(data.agent_id));
     }
     this.placements = this.placements.slice(-PLACEMENTS);
   }
 
   drawPlacements() {
     const text = JSON.stringify(this.placements);
-    if (text === this.shownPlacements || this.placed.contains(document.activeElement) || this.placed.matches(":hover")) return;
+    if (text === this.shownPlacements || this.placed.contains(document.activeElement) || this.placed.matches(":hover"))
+      return;
     this.shownPlacements = text;
     fill(
       this.placed,
-      this.placements.toReversed().map(({ task, agent }) =>
-        h("li", null, link(task, "task", [task]), icon("arrow"), h("a", { href: hrefOf("fleet", [agent], Object.fromEntries(this.query)) }, agent)),
-      ),
+      this.placements
+        .toReversed()
+        .map(({ task, agent }) =>
+          h(
+            "li",
+            null,
+            link(task, "task", [task]),
+            icon("arrow"),
+            h("a", { href: hrefOf("fleet", [agent], Object.fromEntries(this.query)) }, agent),
+          ),
+        ),
     );
   }
 

@@ -12,22 +12,34 @@ import { attempt } from "../toast.js";
 
 /** Milliseconds between two reads of its tasks while events arrive. */
 const TASKS_MS = 1_000;
-const ENDED = ["completed", "failed", "cancelled", "expired"];
-const HELD = ["assigned", "running"];
+const HELD = "assigned,running";
+const ENDED = "completed,cancelled,expired";
+const MOST_HELD = 50;
+const MOST_ENDED = 12;
 
-/** What an operator can do: path, label, question, what it means, what to say when it is done. */
+/** What the agent does with what it holds. */
+const finishes = (agent) => `It finishes the ${count(agent.load, "task")} that it holds and gets no new ones`;
+const resumesAs = (agent) => (agent.drained_from ? ` (${agent.drained_from})` : "");
+
+/** What an operator can do: the path, its label, what it means, and what to say when it is done. */
 const ACTIONS = {
   drain: {
-    path: "drain", label: "Drain", done: "drains",
-    text: (agent) => `It finishes the ${count(agent.load, "task")} that it holds and gets no new ones, whatever it reports, until it is resumed.`,
+    path: "drain",
+    label: "Drain",
+    done: "drains",
+    text: (agent) => `${finishes(agent)}, whatever it reports, until it is resumed.`,
   },
   maintenance: {
-    path: "maintenance", label: "Maintenance", done: "is in maintenance",
-    text: (agent) => `It finishes the ${count(agent.load, "task")} that it holds and gets no new ones until it is resumed. Lists show it as in maintenance.`,
+    path: "maintenance",
+    label: "Maintenance",
+    done: "is in maintenance",
+    text: (agent) => `${finishes(agent)} until it is resumed. Lists show it as in maintenance.`,
   },
   resume: {
-    path: "resume", label: "Resume", done: "is resumed",
-    text: (agent) => `It has the status again that it reports${agent.drained_from ? ` (${agent.drained_from})` : ""}, and gets tasks if that is active.`,
+    path: "resume",
+    label: "Resume",
+    done: "is resumed",
+    text: (agent) => `It has the status again that it reports${resumesAs(agent)}, and gets tasks if that is active.`,
   },
 };
 
@@ -45,7 +57,11 @@ export class AgentPanel {
     this.health = h("div", { class: "health" });
     this.held = h("div");
     this.ended = h("div");
-    const button = h("button", { class: "quiet icon-only", type: "button", "aria-label": "Close the agent", onclick: close }, icon("close"));
+    const button = h(
+      "button",
+      { class: "quiet icon-only", type: "button", "aria-label": "Close the agent", onclick: close },
+      icon("close"),
+    );
     this.element = h(
       "aside",
       { class: "panel agent", "aria-labelledby": "agent-title" },
@@ -73,7 +89,10 @@ export class AgentPanel {
       if (this.isOld && !document.hidden) this.readTasks();
     }, TASKS_MS);
     const clock = setInterval(() => this.drawTimes(), 1_000);
-    this.ends.push(() => clearInterval(timer), () => clearInterval(clock));
+    this.ends.push(
+      () => clearInterval(timer),
+      () => clearInterval(clock),
+    );
     this.draw(store.agents.get(id));
     this.read();
   }
@@ -98,13 +117,17 @@ export class AgentPanel {
   async readTasks() {
     this.isOld = false;
     try {
-      const [held, ended] = await Promise.all([
-        get("/tasks", { agent_id: this.id, state: HELD.join(","), limit: 50 }),
-        get("/tasks", { agent_id: this.id, state: ENDED.join(","), limit: 12 }),
+      const list = (state, limit) => get("/tasks", { agent_id: this.id, state, limit });
+      // Failed tasks are kept apart from the others that ended, and each list begins with the latest.
+      const [held, failed, ended] = await Promise.all([
+        list(HELD, MOST_HELD),
+        list("failed", MOST_ENDED),
+        list(ENDED, MOST_ENDED),
       ]);
       if (this.isOver) return;
       this.drawHeld(held.tasks, held.next !== null);
-      this.drawEnded(ended.tasks);
+      const all = [...failed.tasks, ...ended.tasks].sort((a, b) => b.finished_at.localeCompare(a.finished_at));
+      this.drawEnded(all.slice(0, MOST_ENDED));
     } catch (error) {
       if (this.isOver) return;
       this.isOld = true;
@@ -132,16 +155,32 @@ export class AgentPanel {
       h(
         "p",
         { class: "line" },
-        h("span", { class: "state", "data-status": agent.status }, h("i", { class: "shape", "aria-hidden": "true" }), h("strong", null, agent.status)),
-        h("span", { class: "muted" }, agent.drained_from ? `set by an operator; it reports ${agent.drained_from}` : agent.agent_type),
+        h(
+          "span",
+          { class: "state", "data-status": agent.status },
+          h("i", { class: "shape", "aria-hidden": "true" }),
+          h("strong", null, agent.status),
+        ),
+        h(
+          "span",
+          { class: "muted" },
+          agent.drained_from ? `set by an operator; it reports ${agent.drained_from}` : agent.agent_type,
+        ),
       ),
-      h("div", { class: "load" }, h("span", { class: "meter" }, h("i", { style: `width:${share * 100}%` })), h("span", null, `${number(agent.load)} of ${count(agent.capacity, "slot")}`)),
+      h(
+        "div",
+        { class: "load" },
+        h("span", { class: "meter" }, h("i", { style: `width:${share * 100}%` })),
+        h("span", null, `${number(agent.load)} of ${count(agent.capacity, "slot")}`),
+      ),
       agent.deaf_text && h("p", { class: "failure" }, `Gets nothing: ${agent.deaf_text}.`),
     );
     this.drawActions(agent);
     // A busy agent changes many times a second, and these hardly ever: text that is selected stays.
     this.drawChanged("health", [agent.health_score, agent.health], () => this.drawHealth(agent));
-    this.drawChanged("facts", { ...agent, load: 0, rev: 0, health: 0, health_score: 0, status: "" }, () => this.drawFacts(agent));
+    this.drawChanged("facts", { ...agent, load: 0, rev: 0, health: 0, health_score: 0, status: "" }, () =>
+      this.drawFacts(agent),
+    );
   }
 
   drawChanged(name, content, draw) {
@@ -153,14 +192,19 @@ export class AgentPanel {
 
   drawActions(agent) {
     const isHeld = agent.drained_from !== "" || agent.status === "draining" || agent.status === "maintenance";
-    const names = isHeld ? ["resume", agent.status === "maintenance" ? "drain" : "maintenance"] : ["drain", "maintenance"];
+    const names = isHeld
+      ? ["resume", agent.status === "maintenance" ? "drain" : "maintenance"]
+      : ["drain", "maintenance"];
     const refusal = session.refusal("operator");
     const buttons = () =>
       names.map((name) =>
         h(
           "button",
           {
-            type: "button", class: "secondary", disabled: refusal !== null, "aria-describedby": refusal && "agent-refusal",
+            type: "button",
+            class: "secondary",
+            disabled: refusal !== null,
+            "aria-describedby": refusal && "agent-refusal",
             onclick: (event) => this.act(ACTIONS[name], event.currentTarget),
           },
           ACTIONS[name].label,
@@ -171,9 +215,17 @@ export class AgentPanel {
   }
 
   async act(action, button) {
-    const answer = await confirm({ title: `${action.label} ${this.id}?`, text: action.text(this.agent), action: action.label });
+    const answer = await confirm({
+      title: `${action.label} ${this.id}?`,
+      text: action.text(this.agent),
+      action: action.label,
+    });
     if (!answer) return;
-    const done = await attempt(button, () => post(`/agents/${encodeURIComponent(this.id)}/${action.path}`), `${this.id} ${action.done}`);
+    const done = await attempt(
+      button,
+      () => post(`/agents/${encodeURIComponent(this.id)}/${action.path}`),
+      `${this.id} ${action.done}`,
+    );
     if (done && !this.isOver) await this.read();
     if (!this.isOver && !this.element.contains(document.activeElement)) this.title.focus();
   }
@@ -190,7 +242,12 @@ export class AgentPanel {
     ];
     fill(
       this.health,
-      h("p", { class: "line" }, h("strong", { class: "score" }, percent(agent.health_score)), h("span", { class: "muted" }, "freshness × regularity, less the penalties")),
+      h(
+        "p",
+        { class: "line" },
+        h("strong", { class: "score" }, percent(agent.health_score)),
+        h("span", { class: "muted" }, "freshness × regularity, less the penalties"),
+      ),
       rows &&
         h(
           "ul",
@@ -211,14 +268,26 @@ export class AgentPanel {
   }
 
   drawFacts(agent) {
-    const chips = (list) => list.length > 0 && h("span", { class: "chips" }, list.map((one) => h("span", { class: "chip" }, one)));
+    const chips = (list) =>
+      list.length > 0 &&
+      h(
+        "span",
+        { class: "chips" },
+        list.map((one) => h("span", { class: "chip" }, one)),
+      );
     const place = agent.location && [agent.location.region, agent.location.zone].filter(Boolean).join(" / ");
     const metrics = Object.entries(agent.load_metrics).map(([name, value]) => `${name} ${Number(value.toFixed(3))}`);
     this.seen = h("span", { "data-time": agent.last_heartbeat ?? "" }, ago(agent.last_heartbeat, feed.now()));
     const rows = [
       ["Type", agent.agent_type],
       ["Version", agent.version],
-      ["Location", place || (agent.location?.lat !== undefined && agent.location?.lat !== null && `${agent.location.lat}, ${agent.location.lon}`)],
+      [
+        "Location",
+        place ||
+          (agent.location?.lat !== undefined &&
+            agent.location?.lat !== null &&
+            `${agent.location.lat}, ${agent.location.lon}`),
+      ],
       ["Capabilities", chips(agent.capabilities)],
       ["Services", chips(agent.services)],
       ["Tags", chips(agent.tags)],
@@ -226,10 +295,16 @@ export class AgentPanel {
       ["Reports", chips(metrics)],
       ["Weight", agent.weight !== 1 && String(agent.weight)],
       ["Inbox", { push: "pushed over HTTP", poll: "polled over HTTP" }[agent.delivery] ?? "read from Redis"],
-      ["Heartbeat", [this.seen, agent.heartbeat_interval ? `, every ${duration(agent.heartbeat_interval * 1_000)}` : ""]],
+      [
+        "Heartbeat",
+        [this.seen, agent.heartbeat_interval ? `, every ${duration(agent.heartbeat_interval * 1_000)}` : ""],
+      ],
       ["Registered", time(agent.registration_time)],
     ];
-    fill(this.facts, rows.filter(([, value]) => value).map(([name, value]) => [h("dt", null, name), h("dd", null, value)]));
+    fill(
+      this.facts,
+      rows.filter(([, value]) => value).map(([name, value]) => [h("dt", null, name), h("dd", null, value)]),
+    );
   }
 
   drawHeld(tasks, hasMore) {
@@ -237,7 +312,11 @@ export class AgentPanel {
       this.held,
       tasks.length === 0
         ? h("p", { class: "muted" }, "No task at the moment.")
-        : h("ul", { class: "tasklist" }, tasks.map((task) => this.row(task, task.state, task.started_at ?? task.assigned_at))),
+        : h(
+            "ul",
+            { class: "tasklist" },
+            tasks.map((task) => this.row(task, task.state, task.started_at ?? task.assigned_at)),
+          ),
       hasMore && h("p", { class: "muted" }, "There are more."),
     );
   }
@@ -247,7 +326,13 @@ export class AgentPanel {
       this.ended,
       tasks.length === 0
         ? h("p", { class: "muted" }, "None of the tasks that are kept.")
-        : h("ul", { class: "tasklist" }, tasks.map((task) => this.row(task, task.error?.code ? `${task.state}: ${task.error.code}` : task.state, task.finished_at))),
+        : h(
+            "ul",
+            { class: "tasklist" },
+            tasks.map((task) =>
+              this.row(task, task.error?.code ? `${task.state}: ${task.error.code}` : task.state, task.finished_at),
+            ),
+          ),
     );
   }
 

@@ -3,12 +3,19 @@
 /** Name -> what an agent has in a field: text, a number, or a list of texts. */
 const FIELDS = {
   id: { help: "id of the agent", get: (agent) => agent.agent_id, example: "id:gpu-*" },
-  state: { help: "status", get: (agent) => agent.status, values: ["active", "busy", "draining", "maintenance", "error", "stale"] },
+  state: {
+    help: "status",
+    get: (agent) => agent.status,
+    values: ["active", "busy", "draining", "maintenance", "error", "stale"],
+  },
   type: { help: "type of the agent", get: (agent) => agent.agent_type },
   capability: { help: "capability that it advertises", get: (agent) => agent.capabilities },
   service: { help: "service that it offers", get: (agent) => agent.services },
   tag: { help: "tag", get: (agent) => agent.tags },
-  label: { help: "label: name=value", get: (agent) => Object.entries(agent.labels).map(([name, value]) => `${name}=${value}`) },
+  label: {
+    help: "label: name=value",
+    get: (agent) => Object.entries(agent.labels).map(([name, value]) => `${name}=${value}`),
+  },
   region: { help: "region of its location", get: (agent) => agent.location?.region ?? "" },
   zone: { help: "zone of its location", get: (agent) => agent.location?.zone ?? "" },
   version: { help: "version", get: (agent) => agent.version },
@@ -16,11 +23,16 @@ const FIELDS = {
   load: { help: "share of its capacity, as load:>=0.8", get: (agent) => loadOf(agent), isNumber: true },
 };
 const COMPARE = {
-  "": (a, b) => a === b, "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b,
+  "": (a, b) => a === b,
+  "<": (a, b) => a < b,
+  "<=": (a, b) => a <= b,
+  ">": (a, b) => a > b,
+  ">=": (a, b) => a >= b,
 };
 
 /** Return the share of its capacity that an agent uses, 0 to 1. */
-export const loadOf = (agent) => (agent.capacity > 0 ? Math.min(1, agent.load / agent.capacity) : agent.load > 0 ? 1 : 0);
+export const loadOf = (agent) =>
+  agent.capacity > 0 ? Math.min(1, agent.load / agent.capacity) : agent.load > 0 ? 1 : 0;
 
 /** Return the fields with the values that the agents have, for completion. */
 export function fieldsOfFleet(agents) {
@@ -74,5 +86,8 @@ function textTest(text) {
 
 function wordTest(text) {
   const wanted = text.replaceAll('"', "").toLowerCase();
-  return (agent) => [agent.agent_id, agent.agent_type, ...agent.capabilities, ...agent.tags].some((value) => value.toLowerCase().includes(wanted));
+  return (agent) =>
+    [agent.agent_id, agent.agent_type, ...agent.capabilities, ...agent.tags].some((value) =>
+      value.toLowerCase().includes(wanted),
+    );
 }

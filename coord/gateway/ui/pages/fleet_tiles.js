@@ -13,7 +13,11 @@ import { loadOf } from "./fleet_query.js";
 /** @typedef {{name: string, agents: Agent[]}} Group */
 
 /** Most tiles of each size. */
-const SIZES = [[36, "large"], [220, "medium"], [Infinity, "small"]];
+const SIZES = [
+  [36, "large"],
+  [220, "medium"],
+  [Infinity, "small"],
+];
 /** Tiles that are added in one frame. */
 const SLICE = 150;
 /** Health below this is marked on the tile. */
@@ -58,7 +62,10 @@ class Tile {
     const label = labelOf(agent);
     if (label !== this.label) element.setAttribute("aria-label", (this.label = label));
     if (this.meta) {
-      const text = size === "large" ? `${number(agent.load)} / ${number(agent.capacity)}` : `${number(agent.load)}/${number(agent.capacity)}`;
+      const text =
+        size === "large"
+          ? `${number(agent.load)} / ${number(agent.capacity)}`
+          : `${number(agent.load)}/${number(agent.capacity)}`;
       setText(this.meta, text);
     }
   }
@@ -204,7 +211,8 @@ export class Tiles {
 
   /** Mark the tile whose agent is open. */
   select(id) {
-    for (const tile of this.element.querySelectorAll('.tile[aria-pressed="true"]')) tile.removeAttribute("aria-pressed");
+    for (const tile of this.element.querySelectorAll('.tile[aria-pressed="true"]'))
+      tile.removeAttribute("aria-pressed");
     if (id) for (const { element } of this.tiles.get(id) ?? []) element.setAttribute("aria-pressed", "true");
   }
 
