@@ -83,7 +83,8 @@ def _answer(call: Call[None, None], found: File, cache_control: str) -> Answer:
     if found.packed is not None:
         headers["Vary"] = "Accept-Encoding"
     if _matches(call.header(b"if-none-match") or "", tag):
-        return Answer(None, 304, headers)
+        # The browser replaces the headers that it has by these; a page needs another policy than other responses.
+        return Answer(None, 304, headers | {"Content-Type": found.content_type})
     if packed is not None:
         headers["Content-Encoding"] = "gzip"
     return Answer(packed or found.plain, 200, headers, found.content_type)

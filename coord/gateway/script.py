@@ -6,8 +6,8 @@ twenty. Each module becomes a function that returns its exports:
     const fleet = (() => { const {h, fill} = dom; …; return {title, mount, unmount}; })();
 
 Comments and indentation are left out: they would be a third of the script. Only these forms are supported:
-``import {a, b} from "./x.js";`` and ``export`` before a declaration, at the begin of a line, and ``import("./x.js")``. A
-template literal has one line. Modules may not import each other in a circle, except by ``import("./x.js")``.
+``import {a, b} from "./x.js";`` and ``export`` before a declaration, at the begin of a line, and ``import("./x.js")``.
+A template literal has one line. Modules may not import each other in a circle, except by ``import("./x.js")``.
 """
 
 from __future__ import annotations

@@ -55,6 +55,14 @@ async def test_the_page_runs_no_script_but_its_files(app: GatewayApp) -> None:
     assert re.findall(r"<script(?![^>]* src=)|\son\w+=|javascript:", page.data.decode()) == []
 
 
+async def test_a_page_that_is_known_keeps_its_policy(app: GatewayApp) -> None:
+    """A browser takes the headers of the response that has no body: with another policy the page would not load."""
+    page = await ask(app, "GET", "/ui/")
+    again = await ask(app, "GET", "/ui/", headers={"If-None-Match": page.headers["etag"]})
+    assert again.status == 304
+    assert again.headers["content-security-policy"] == page.headers["content-security-policy"]
+
+
 async def test_a_file_is_sent_once(app: GatewayApp) -> None:
     """A tag that is known is not sent again; a compressed file has a tag of its own."""
     plain = await ask(app, "GET", "/ui/app.css")
@@ -158,7 +166,8 @@ def test_modules_are_joined() -> None:
         "const _e=(()=>{\nconst e = 1;\nreturn{e};\n})();\n"
         "const _x_b=(()=>{\nconst {e}=_e;\nconst b = e;\nfunction c() {}\nreturn{b,c};\n})();\n"
         "const _a=(()=>{\nconst {b,c:d}=_x_b;\nconst {e}=_e;\n"
-        "const later = () => Promise.resolve().then(()=>_x_f);\nconsole.log(`${b}${d()} // ${e}`);\nreturn{later};\n})();\n"
+        "const later = () => Promise.resolve().then(()=>_x_f);\nconsole.log(`${b}${d()} // ${e}`);\n"
+        "return{later};\n})();\n"
         "const _x_f=(()=>{\nconst {later}=_a;\nasync function f() {}\nclass G {}\nreturn{f,G};\n})();\n"
     )
 

@@ -96,7 +96,7 @@ class FleetPage {
       label: "Filter agents",
       placeholder: "Filter agents: a name, state:busy, region:eu*, load:>=0.8",
       value: this.query.get("q") ?? "",
-      fields: () => fieldsOfFleet(store.agents.values()),
+      fields: () => fieldsOfFleet([...store.agents.values()]),
       submitted: (text) => this.setFilter(text),
       typed: (text) => this.setFilter(text),
     });
