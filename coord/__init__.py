@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         NotInHierarchy,
         NotLinked,
         PayloadInvalid,
+        QueryInvalid,
         RequestEnded,
         RequestFailed,
         RequestTimedOut,

@@ -74,6 +74,8 @@ for place in (
     "coord.cli.queues:queues",
     "coord.cli.queues:pools",
     "coord.cli.events:events",
+    "coord.cli.stats:stats",
+    "coord.cli.audit:audit",
     "coord.cli.fsck:fsck",
     "coord.cli.acl:acl",
 ):

@@ -25,6 +25,7 @@ from coord.cli.output import (
 )
 from coord.cli.parse import Duration
 from coord.cli.query import QueryWords, query_of, words_of
+from coord.cli.results import results
 from coord.cli.session import Acted, act_on_each, ask
 from coord.cli.submit import outcome_of, submit
 from coord.cli.task_bulk import (
@@ -389,6 +390,7 @@ register(tasks, show)
 register(tasks, explain)
 register(tasks, result)
 register(tasks, list_, "list")
+register(tasks, results)
 register(tasks, watch)
 register(tasks, cancel)
 register(tasks, retry)

@@ -11,7 +11,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, get_args
 
 from msgspec import Struct
@@ -39,6 +39,7 @@ from coord.errors import (
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
 from coord.models.api_keys import ApiKey, CallerRole
+from coord.models.audit import AuditEntry
 from coord.models.dead_letters import DeadKind
 from coord.models.facts import (
     AgentDrained,
@@ -544,6 +545,41 @@ class Admin:
             purged += int(step["purged"])
             if not step["left"]:
                 return purged
+
+    # The audit.
+
+    async def audit(self, *, limit: int = 100, cursor: str | None = None) -> queries.AuditPage:
+        """List what operators have changed, and who asked for it, the latest first, as far as the log holds it.
+
+        Args:
+            limit: maximum number of entries, at least 1.
+            cursor: continue after a page, from its ``next``.
+
+        Raises:
+            CursorInvalid: the cursor is not from the audit.
+        """
+        with reading():
+            return await queries.list_audit(self._connection.redis, self._connection.keys, limit=limit, cursor=cursor)
+
+    async def follow_audit(self, since: str | None = None) -> AsyncGenerator[AuditEntry]:
+        """Iterate over what operators change, in order, for ever; use ``contextlib.aclosing`` to leave early.
+
+        Args:
+            since: id of the entry after which to begin (``0-0``: the oldest that is kept); None: from now on.
+        """
+        connection = self._connection
+        if since is None:
+            with reading():
+                latest = (await queries.list_audit(connection.redis, connection.keys, limit=1)).entries
+            since = latest[0].id if latest else "0-0"
+        while True:
+            with reading():
+                found = await queries.get_audit_since(connection.redis, connection.keys, since)
+            for entry in found:
+                since = entry.id
+                yield entry
+            if not found:
+                await asyncio.sleep(POLL_S)
 
     # Many tasks.
 

@@ -76,7 +76,7 @@ class BulkOperation:
         if (action == "prioritize") != (priority is not None):
             raise FactInvalid("priority is needed with the action prioritize, and with no other")
         if priority is not None and priority not in set(Priority):
-            raise FactInvalid(not_one_of("priority", str(priority), list(Priority)))
+            raise FactInvalid(not_one_of("priority", str(priority), [one.value for one in Priority]))
         self._connection = connection
         self.action = action
         self._fact_action, states = ACTIONS[action]

@@ -46,12 +46,12 @@ from coord.models.cell import MemoryUse
 from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
 from coord.models.explanations import Explanation, WaitingCounts
-from coord.models.ids import check_id
+from coord.models.ids import check_id, entry_ms
 from coord.models.plans import Plans
 from coord.models.query import Query
 from coord.models.statistics import CellStatistics
 from coord.models.task_query import TASKS
-from coord.models.tasks import TaskRecord, TaskState, TaskSubmitted
+from coord.models.tasks import TERMINAL, TaskRecord, TaskState, TaskSubmitted
 from coord.models.traces import Trace
 from coord.streams import Append
 
@@ -59,6 +59,12 @@ from coord.streams import Append
 BATCH = 500
 #: … and bytes of their payloads, about.
 BATCH_BYTES = 1024 * 1024
+
+
+#: Events of the end of a task.
+_ENDED = frozenset(f"task.{state}" for state in TERMINAL)
+#: ms by which the end of a task may be earlier than its event.
+OVERLAP_MS = 1_000
 
 
 class Client(AgentReads, Messaging):
@@ -314,6 +320,43 @@ class Client(AgentReads, Messaging):
             cursor = page.next
             if cursor is None or len(found) >= limit or once:
                 return queries.TaskPage(tuple(found), cursor)
+
+    async def results(self, query: str | Query = "", *, follow: bool = False) -> AsyncGenerator[TaskRecord]:
+        """Iterate over the records of ended tasks that match a query, with their results, the first that ended first.
+
+        Use ``contextlib.aclosing`` if you leave the loop early.
+
+        Args:
+            query: such as ``type:ocr since:1h``; empty: all.
+            follow: continue with the tasks that end later, for ever. A task may then come twice if it is replayed and
+                ends again.
+
+        Raises:
+            QueryInvalid: the query does not fit; names the position and the nearest valid text.
+            ServerUnavailable: Redis is unavailable at the beginning, or at any time without ``follow``.
+        """
+        wanted = TASKS.parse(query) if isinstance(query, str) else query
+        redis, keys = self.connection.redis, self.connection.keys
+        with reading():
+            since = f"{await queries.get_time(redis) - 1}-0"  # events from now on, so that none is lost in between
+            seen: set[tuple[str, int | None]] = set()
+            async with aclosing(queries.list_outcomes(redis, keys, wanted)) as outcomes:
+                async for record in outcomes:
+                    if follow and (record.finished_at or 0) >= entry_ms(since) - OVERLAP_MS:
+                        seen.add((record.task_id, record.finished_at))
+                    yield record
+        if not follow:
+            return
+        async with aclosing(self.events(since=since)) as events:
+            async for event in events:
+                if event.type not in _ENDED:
+                    continue
+                with reading():
+                    now = event.at
+                    found = await queries.matching_outcomes(redis, keys, wanted, [event.fields["task_id"]], now)
+                for record in found:
+                    if (record.task_id, record.finished_at) not in seen:
+                        yield record
 
     async def count_tasks(self, states: Collection[TaskState] = ()) -> int | None:
         """Count the tasks whose records are kept, in constant time.

@@ -53,6 +53,7 @@ from coord.models.statistics import CellStatistics
 from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
 from coord.queries import (
     AgentPage,
+    AuditPage,
     Backlog,
     MessageCopy,
     MessagePage,
@@ -480,6 +481,11 @@ class Backend:
         """
         async with self.limited():
             return await self.client.connection.open_logs(start, count)
+
+    async def audit(self, *, limit: int, cursor: str | None) -> AuditPage:
+        """Return what operators have changed, as ``Admin.audit``; raises ``CursorInvalid``."""
+        async with self.limited():
+            return await self.client.admin.audit(limit=limit, cursor=cursor)
 
     async def create_key(
         self, role: str, agent_id: str | None, name: str, lifetime: float | None

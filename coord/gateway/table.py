@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from coord.gateway import (
     agents,
+    audit,
     auth,
     dashboard,
     discovery,
@@ -21,11 +22,14 @@ from coord.gateway import (
     queues,
     reference,
     reports,
+    results,
     rules,
+    stats,
     task_bulk,
     tasks,
     websocket,
 )
+from coord.gateway.audit import AuditFound, AuditQuery
 from coord.gateway.auth import (
     GenerateKey,
     GenerateQuery,
@@ -80,6 +84,7 @@ from coord.gateway.query_fields import FieldsFound, FieldsQuery
 from coord.gateway.queues import LoadBalancerCounted, QueueCleared, QueuesCounted, QueueSizes, TasksCounted
 from coord.gateway.reference import Root
 from coord.gateway.reports import CompleteBody, FailBody, ProgressBody, ReleaseBody, Reported, StartBody
+from coord.gateway.results import ResultsQuery
 from coord.gateway.routes import Route
 from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
 from coord.gateway.schemas import (
@@ -102,6 +107,7 @@ from coord.gateway.schemas import (
     TaskExplained,
     TaskFound,
 )
+from coord.gateway.stats import StatsFound
 from coord.gateway.task_bulk import ChangeTasks, TasksChanged
 from coord.gateway.tasks import (
     BatchSubmitted,
@@ -128,6 +134,13 @@ ROUTES: tuple[Route, ...] = (
     # Metrics: requests within a second share one read.
     Route("GET", "/metrics", metrics.scrape, answer=None, role="readonly", counted=False),
     Route("GET", "/metrics/summary", metrics.summary, answer=MetricsSummary, role="readonly"),
+    Route("GET", "/stats", stats.stats, answer=StatsFound, role="readonly"),
+    Route(
+        "GET", "/audit", audit.audit,
+        query=AuditQuery, answer=AuditFound, role="operator",
+        errors=("cursor_invalid",),
+        example={"limit": 20},
+    ),
     # The service
     Route("GET", "/", reference.root, answer=Root, role=None),
     Route("GET", "/schema/openapi.json", reference.openapi, answer=None, role=None),
@@ -285,6 +298,12 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET", "/query/fields", query_fields.fields,
         query=FieldsQuery, answer=FieldsFound, role="readonly",
+    ),
+    Route(
+        "GET", "/tasks/results", results.results,
+        query=ResultsQuery, answer=None, role="readonly",
+        errors=("query_invalid",),
+        example={"q": "type:ocr since:1h"},
     ),
     Route(
         "POST", "/tasks/bulk", task_bulk.change,

@@ -21,6 +21,7 @@ Id = Annotated[str, Meta(pattern=ID_PATTERN)]
 
 #: The id of a stream entry as it travels on the wire.
 EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")]
+ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 #: An entry id as two numbers, which compare as the entries of a stream follow each other.
 EntryOrder = tuple[int, int]

@@ -31,6 +31,49 @@ class Histogram(Struct, frozen=True):
         """Number of observations."""
         return sum(self.buckets)
 
+    def __add__(self, other: Histogram) -> Histogram:
+        """Return the observations of both."""
+        buckets = tuple(one + another for one, another in zip(self.buckets, other.buckets, strict=True))
+        return Histogram(buckets, self.sum_ms + other.sum_ms)
+
+    def __sub__(self, earlier: Histogram) -> Histogram:
+        """Return the observations since an earlier reading."""
+        buckets = tuple(max(0, one - before) for one, before in zip(self.buckets, earlier.buckets, strict=True))
+        return Histogram(buckets, max(0, self.sum_ms - earlier.sum_ms))
+
+    def quantile(self, share: float) -> float | None:
+        """Return the duration, in ms, below which a share of the observations is; None without any.
+
+        It is interpolated inside its bucket. Above the last bound it is that bound.
+        """
+        rank, below = share * self.count, 0
+        for place, number in enumerate(self.buckets):
+            if number and below + number >= rank:
+                if place == len(BOUNDS_MS):
+                    return float(BOUNDS_MS[-1])
+                low = BOUNDS_MS[place - 1] if place else 0
+                return low + (BOUNDS_MS[place] - low) * max(0.0, rank - below) / number
+            below += number
+        return None
+
+
+EMPTY_HISTOGRAM = Histogram((0,) * (len(BOUNDS_MS) + 1), 0)
+
+
+class Latency(Struct, frozen=True):
+    """Quantiles of durations, in ms; None without any observation."""
+
+    count: int
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+
+    @classmethod
+    def of(cls, histogram: Histogram) -> Latency:
+        """Build it from a histogram."""
+        found = (histogram.quantile(share) for share in (0.5, 0.95, 0.99))
+        return cls(histogram.count, *(None if value is None else round(value, 1) for value in found))
+
 
 class StreamStatistics(Struct, frozen=True, kw_only=True):
     """A stream of facts and its consumer group. What the user may not read is None."""
@@ -63,6 +106,15 @@ class CellStatistics(Struct, frozen=True, kw_only=True):
     dead_letters: Mapping[str, int | None]  #: tasks, messages, entries; None: the user may not read them
     open_requests: int | None  #: requests between agents that wait for a reply; None: the user may not read them
     memory: Memory | None  #: of the server; None: the user may not read it
+
+    def current(self) -> dict[TaskState, int]:
+        """Return the tasks in each state: unfinished ones now, ended ones ever; refused ones are not counted."""
+        return {state: self.total(state) for state in TaskState if state is not TaskState.REFUSED}
+
+    def histograms(self) -> dict[str, Histogram]:
+        """Return how long tasks wait, are on their way to their agent, and run until they complete."""
+        wait = sum(self.wait.values(), EMPTY_HISTOGRAM)
+        return {"wait": wait, "distribution": self.distribution, "run": self.run.get("completed", EMPTY_HISTOGRAM)}
 
     def tasks_in(self, state: TaskState) -> Mapping[Priority, int]:
         """Return the tasks in a state that has not ended, or the total of an outcome, by priority.

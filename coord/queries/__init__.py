@@ -17,6 +17,7 @@ from coord.queries.agents import (
     scan_fleet,
 )
 from coord.queries.api_keys import get_api_key, list_api_keys
+from coord.queries.audit import AuditPage, get_audit_since, list_audit
 from coord.queries.cell import WorkersSnapshot, count_workers, get_write_refusal, is_empty_cell, list_workers
 from coord.queries.dead_letters import (
     count_dead_letters,
@@ -39,6 +40,7 @@ from coord.queries.messages import (
     list_messages,
     list_recipients,
 )
+from coord.queries.outcomes import list_outcomes, matching_outcomes
 from coord.queries.plans import export_plans
 from coord.queries.queues import (
     Backlog,
@@ -89,6 +91,7 @@ from coord.queries.traces import export_trace
 
 __all__ = [
     "AgentPage",
+    "AuditPage",
     "Backlog",
     "LiveSetting",
     "LogWindow",
@@ -122,6 +125,7 @@ __all__ = [
     "get_agent",
     "get_agents",
     "get_api_key",
+    "get_audit_since",
     "get_backlog",
     "get_conversation",
     "get_counters",
@@ -158,17 +162,20 @@ __all__ = [
     "list_agent_ids",
     "list_agents",
     "list_api_keys",
+    "list_audit",
     "list_dead_entries",
     "list_dead_messages",
     "list_dead_tasks",
     "list_links",
     "list_messages",
+    "list_outcomes",
     "list_recipients",
     "list_setting_changes",
     "list_settings",
     "list_tokens",
     "list_waiting_pools",
     "list_workers",
+    "matching_outcomes",
     "measure_memory",
     "package_fields",
     "parse_link",

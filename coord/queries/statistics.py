@@ -13,7 +13,7 @@ from coord.keys import CONSUMES, Keys
 from coord.models.agents import AgentStatus
 from coord.models.cell import Memory
 from coord.models.ids import entry_ms
-from coord.models.statistics import BOUNDS_MS, CellStatistics, Histogram, StreamStatistics
+from coord.models.statistics import BOUNDS_MS, EMPTY_HISTOGRAM, CellStatistics, Histogram, StreamStatistics
 from coord.models.tasks import Priority
 from coord.queries.queues import waiting_counts_of
 from coord.queries.reads import SET_STEP, chunks, decode_fields, parse_time, read_members
@@ -55,8 +55,8 @@ async def get_statistics(redis: Redis, keys: Keys, settings: Settings, presence_
         strategy=live.get(_STRATEGY) or await _environment(redis, keys, settings, present["distributor"]),
         counters={name: int(value) for name, value in decode_fields(_needed(raw["counters"])).items()},
         task_types={name: int(count) for name, count in types},
-        wait={priority: histograms.get(f"{_WAIT}:{priority}", _EMPTY) for priority in Priority},
-        distribution=histograms.get(_DISTRIBUTION, _EMPTY),
+        wait={priority: histograms.get(f"{_WAIT}:{priority}", EMPTY_HISTOGRAM) for priority in Priority},
+        distribution=histograms.get(_DISTRIBUTION, EMPTY_HISTOGRAM),
         run={
             name.removeprefix(f"{_RUN}:"): histogram
             for name, histogram in sorted(histograms.items())
@@ -138,9 +138,6 @@ def _memory(answer: Any) -> Memory | None:
     info = _needed(answer)
     used = int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0))
     return Memory(used=used, maximum=int(info.get("maxmemory", 0)))
-
-
-_EMPTY = Histogram((0,) * (len(BOUNDS_MS) + 1), 0)
 
 
 def _histograms(fields: Mapping[str, str]) -> dict[str, Histogram]:

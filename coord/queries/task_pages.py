@@ -179,7 +179,7 @@ async def _plan(redis: Redis, keys: Keys, settings: Settings, query: Query) -> _
     if "reason" in required and WaitingReason.SCHEDULED not in wanted:
         sections = [name for name in sections if name != "scheduled"]
     looks_at_reasons = "reason" in used and "queued" in sections
-    begin, end = _ended_between(query, now)
+    begin, end = ended_between(query, now)
     ids = query.names("id")
     return _Plan(
         query=query,
@@ -194,7 +194,7 @@ async def _plan(redis: Redis, keys: Keys, settings: Settings, query: Query) -> _
     )
 
 
-def _ended_between(query: Query, now: int) -> tuple[float, float]:
+def ended_between(query: Query, now: int) -> tuple[float, float]:
     """Return the times, in ms, between which an ended task that matches has ended."""
     begin, end = -math.inf, math.inf
     for term in query.terms:

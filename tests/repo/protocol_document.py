@@ -15,7 +15,7 @@ from coord.models.api_keys import CallerRole, KeyId
 from coord.models.facts import Lease, TaskCompleted
 from coord.models.ids import ID_PATTERN
 from coord.models.messages import MessageType, Protocol, RecipientFilter
-from coord.models.tasks import Modifiers, Requirements, Retry, TaskSubmitted
+from coord.models.tasks import Modifiers, Priority, Requirements, Retry, TaskSubmitted
 from coord.models.tracing import TRACEPARENT_PATTERN
 from tests.processes import ROOT
 
@@ -27,6 +27,7 @@ NAMED = {
     CallerRole: "role",
     AgentStatus: "status",
     MessageType: "message type",
+    Priority: "priority",
     Protocol: "message protocol",
     InboxDelivery: "push or poll",
     Location: "Location",
@@ -135,6 +136,8 @@ def worded(info: Any) -> str:
             said = ("integer" if isinstance(info, inspect.IntType) else "number") + _between(info)
         case inspect.StrType():
             said = _text(info)
+        case inspect.LiteralType(values=values):
+            said = " or ".join(map(str, values))
         case inspect.VarTupleType(item_type=item, min_length=least, max_length=most):
             said = f"list of {worded(item)}" + (f", {least} to {most}" if least else _at_most(most))
         case inspect.DictType(key_type=key, value_type=value, max_length=most):

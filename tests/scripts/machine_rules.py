@@ -166,6 +166,18 @@ class Machine(World):
         if at_once:
             self.replay(self.seen.waiting("in:control:distributor")[-times:])
 
+    @precondition(lambda self: self.submitted)
+    @rule(
+        action=st.sampled_from(["cancel", "replay", "prioritize", "prioritize"]),
+        first=SOME,
+        most=st.integers(1, 4),
+        priority=st.sampled_from(list(Priority)),
+    )
+    def change_tasks(self, action: str, first: int, most: int, priority: Priority) -> None:
+        """An operator changes many tasks at once, also such as are not in a state for it."""
+        tasks = list(self.submitted)
+        self.change(action, [tasks[(first + n) % len(tasks)] for n in range(most)], priority)
+
     @precondition(lambda self: self.seen.facts["in:control:distributor"])
     @rule(first=SOME, most=st.integers(1, 3))
     def replay_some(self, first: int, most: int) -> None:

@@ -47,6 +47,7 @@ from workers.transitions import (
     StatusChange,
     Submission,
     TaskBatch,
+    TasksChange,
 )
 
 #: Scripts whose batch is tried again after an error, and may be repeated by a client that missed its answer.
@@ -244,6 +245,13 @@ class World(RuleBasedStateMachine):
         entry = self.append("in:control:distributor", "dead.purged")
         one = Purge(entry, "c3", task, None) if task else Purge(entry, "c3", "", 1_000)
         self.run(self.scripts.purge("distributor", "tasks", [one]), "in:control:distributor")
+
+    def change(self, action: str, tasks: Sequence[str], priority: str) -> None:
+        """An operator changes many tasks, whatever their states are."""
+        entry = self.append("in:control:distributor", "tasks.change_requested")
+        named = priority if action == "prioritize" else ""
+        one = TasksChange(entry, "c3", action, " ".join(tasks), named, "not needed", None, b'{"action":"any"')
+        self.run(self.scripts.change_tasks([one]), "in:control:distributor")
 
     def reclaim(self, batch: Sequence[str]) -> None:
         """``reclaim`` for the lost agents in a batch of entries, ``reclaim_lease`` for the lost leases in it."""

@@ -108,7 +108,7 @@ ZSETS = (
     r"agents:(expiry|departed|lost|health)|lanes:routers|pushes:workers|(queue|workers):.*|pools:changed|alarms|deadlines|limits"
     r"|unclaimed|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*|api_keys"
 )
-LOGS = "agents|control|messages|progress|tasks"
+LOGS = "agents|audit|control|messages|progress|tasks"
 OF_THE_CELL = "pools|counters|histograms|task_types|waiting|settings|suspended"
 #: role -> commands -> the keys on which it may send them, as a pattern.
 MAY: dict[Role, list[tuple[set[str], str]]] = {

@@ -44,6 +44,7 @@ from coord.models.facts import (
     StrategySet,
     TaskCompleted,
     TaskReplayed,
+    TasksChangeRequested,
     TasksCompleted,
 )
 from coord.models.tasks import TaskState
@@ -90,6 +91,7 @@ def by_operators(task_id: str) -> list[Append]:
         Append("in:control:distributor", StrategySet("round_robin")),
         Append("in:control:distributor", SettingSet("health_threshold", 0.4)),
         Append("in:control:distributor", TaskReplayed(task_id)),
+        Append("in:control:distributor", TasksChangeRequested("cancel", (task_id,))),
         Append("in:control:distributor", DeadPurged(task_id)),
         Append("in:control:router", MessageReplayed("hello")),
         Append("in:control:router", EntryReplayed("1-1")),
