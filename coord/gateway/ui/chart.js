@@ -17,6 +17,8 @@ function load() {
   return loading;
 }
 
+const clock = (second) => new Date(second * 1_000).toLocaleTimeString("en-GB");
+
 /** Return the value of a colour of the theme: `color("accent")` is `--accent`. */
 export const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
@@ -55,9 +57,12 @@ export async function chart(parent, { label, height = 140, series, format = Stri
         cursor: { y: false, points: { size: 6 } },
         legend: { live: true },
         scales: { x: { time: true }, y: { range: (_plot, _min, max) => [0, Math.max(1, max * 1.1)] } },
-        axes: [axis, { ...axis, size: 46, values: (_plot, values) => values.map(format) }],
+        axes: [
+          { ...axis, space: 74, size: 28, values: (_plot, values) => values.map(clock) },
+          { ...axis, size: 46, values: (_plot, values) => values.map(format) },
+        ],
         series: [
-          { value: (_plot, at) => (at === null ? "" : new Date(at * 1_000).toLocaleTimeString("en-GB")) },
+          { value: (_plot, at) => (at === null ? "" : clock(at)) },
           ...series.map((one) => ({
             label: one.label,
             stroke: color(one.color),
@@ -72,6 +77,12 @@ export async function chart(parent, { label, height = 140, series, format = Stri
       latest,
       root,
     );
+    showLast();
+  }
+
+  /** Show the last values in the legend while no pointer names others. */
+  function showLast() {
+    if (!(plot.cursor.left >= 0)) plot.setLegend({ idx: latest[0].length - 1 }, false);
   }
 
   build();
@@ -82,6 +93,7 @@ export async function chart(parent, { label, height = 140, series, format = Stri
     set(next) {
       latest = next;
       plot.setData(next);
+      showLast();
     },
     destroy() {
       removeEventListener("themechange", build);

@@ -1,7 +1,7 @@
 /** What tasks are: their states, the events that change them, and the reasons for which they wait. */
 
 import { h } from "../dom.js";
-import { duration } from "../format.js";
+import { ago, duration } from "../format.js";
 import { hrefOf } from "../router.js";
 
 export const STATES = [
@@ -112,10 +112,10 @@ export function stateOf(state, more = "") {
 export function whenOf(row, now) {
   const age = (at) => duration(Math.max(0, now - at));
   if (row.state === "scheduled" && row.due > now) return `in ${age(2 * now - row.due)}`;
-  if (WAITING.includes(row.state)) return `waits ${age(row.submitted)}`;
-  if (row.state === "assigned") return `sent ${age(row.since)} ago`;
-  if (row.state === "running") return `runs ${age(row.since)}`;
-  return `${age(row.since ?? row.submitted)} ago`;
+  const since = row.since ?? row.submitted;
+  if (WAITING.includes(row.state)) return `waits ${age(since)}`;
+  if (row.state === "running") return `runs ${age(since)}`;
+  return row.state === "assigned" ? `sent ${ago(since, now)}` : ago(since, now);
 }
 
 // Reasons.

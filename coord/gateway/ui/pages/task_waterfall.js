@@ -15,7 +15,7 @@ import { kindOf, reasonText, stateOf, WAITING } from "./task_states.js";
 const MOST_TEXT = 4_000;
 /** How an attempt ended -> the state that has its shape. */
 const OUTCOMES = { completed: "completed", cancelled: "cancelled", expired: "expired", released: "queued", recalled: "queued" };
-const PARTS = { later: "backoff or delay", wait: "waited", inbox: "in the inbox", run: "ran" };
+const PARTS = { later: "backoff or delay", wait: "waited", waits: "waits", inbox: "in the inbox", run: "ran" };
 
 const ms = (text) => (text ? Date.parse(text) : null);
 
@@ -91,12 +91,14 @@ function waits(from, to, due, reasons) {
   if (to !== null && to <= at) return parts;
   const known = reasons.filter((one) => one.at >= at && (to === null || one.at < to) && one.reason !== "scheduled");
   const before = reasons.findLast((one) => one.at < at && one.reason !== "scheduled" && one.at >= from);
+  if (to === null && !before && known[0] === reasons[0]) known[0] = { ...known[0], at }; // as the page was opened
+  const verb = to === null ? PARTS.waits : PARTS.wait;
   const bounds = [{ at, reason: before?.reason ?? null }, ...known];
   bounds.forEach((one, index) => {
     const end = bounds[index + 1]?.at ?? to;
-    if (end !== null && end <= one.at) return;
+    if (end !== null && end <= one.at) return; // it holds for no time
     const kind = one.reason ? kindOf(one.reason) : "other";
-    parts.push({ part: "wait", kind, from: one.at, to: end, label: one.reason ? `${PARTS.wait}: ${reasonText(one.reason)}` : PARTS.wait });
+    parts.push({ part: "wait", kind, from: one.at, to: end, label: one.reason ? `${verb}: ${reasonText(one.reason)}` : verb });
   });
   return parts;
 }

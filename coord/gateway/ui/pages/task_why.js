@@ -6,6 +6,9 @@ import { count, duration, number, time } from "../format.js";
 import { link } from "../router.js";
 import { kindOf, reasonText } from "./task_states.js";
 
+/** Parts of a decision that are shown elsewhere, or say only how to repeat it. */
+const HIDDEN = new Set(["strategy", "eligible", "view_version", "seed"]);
+
 /** Return a score or a part of one, short. */
 const figure = (value) =>
   typeof value !== "number" ? String(value) : Number.isInteger(value) ? number(value) : String(Number(value.toPrecision(3)));
@@ -35,7 +38,6 @@ function waitingView(waiting) {
     ["Agents", waiting.agents > 0 && `${count(waiting.agents, "agent")} examined, ${number(waiting.eligible)} may get it now`],
   ];
   return [
-    h("p", { class: "why-text" }, `${waiting.text}.`),
     obstacles.length > 0 && h("ul", { class: "failure" }, obstacles.map((text) => h("li", null, text))),
     h("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => [h("dt", null, name), h("dd", null, value)])),
     rejected.length > 0 && [
@@ -65,7 +67,7 @@ function placedView(placed) {
     ["Strategy", placed.strategy],
     ["Eligible", placed.eligible !== null && count(placed.eligible, "agent")],
     ...Object.entries(decision)
-      .filter(([name, value]) => !["strategy", "eligible"].includes(name) && typeof value !== "object")
+      .filter(([name, value]) => !HIDDEN.has(name) && typeof value !== "object")
       .map(([name, value]) => [name.replaceAll("_", " "), figure(value)]),
   ];
   return [

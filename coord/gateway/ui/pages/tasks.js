@@ -39,6 +39,9 @@ const LATENCIES = [
   { label: "Run p95", color: "hold", dash: [4, 3] },
 ];
 
+/** Return a duration of the log, which counts whole ms. */
+const latencyText = (ms) => (ms === null || ms === undefined ? "–" : ms < 1 ? "0" : duration(ms));
+
 /** @type {TasksPage | null} */
 let page = null;
 
@@ -62,7 +65,12 @@ class TasksPage {
     this.readAt = 0;
     this.latency = new Latency();
     this.charts = [];
-    this.list = new TaskList({ failed: (error) => this.showError(error), empty: () => this.emptyView() });
+    this.actions = h("div", { class: "tasks-actions", role: "group", "aria-label": "All tasks that match" });
+    this.list = new TaskList({
+      failed: (error) => this.showError(error),
+      empty: () => this.emptyView(),
+      actions: this.actions,
+    });
     this.build(root, where.query.get("q") ?? "");
     this.ends = [
       feed.subscribe(EVENTS, (batch) => {
@@ -98,7 +106,6 @@ class TasksPage {
       typed: () => this.drawActions(),
     });
     this.states = h("div", { class: "states", role: "group", "aria-label": "Tasks by state" });
-    this.actions = h("div", { class: "tasks-actions" });
     this.throughput = h("div", { class: "plot" });
     this.latencies = h("div", { class: "plot" });
     this.rateText = h("span", { class: "muted" });
@@ -128,7 +135,7 @@ class TasksPage {
         h(
           "div",
           { class: "tasks-main" },
-          h("div", { class: "tasks-found" }, h("div", { class: "tasks-tools" }, this.bar.element, this.actions), this.list.element),
+          h("div", { class: "tasks-found" }, this.bar.element, this.list.element),
           h(
             "div",
             { class: "tasks-side" },
@@ -170,6 +177,7 @@ class TasksPage {
     this.q = q;
     setQuery({ q: q || null });
     this.bar.showError("");
+    this.isWrong = false;
     this.list.show(q);
     this.drawActions();
     this.drawStates();
@@ -177,6 +185,8 @@ class TasksPage {
 
   /** Show why the query is wrong, where, and the nearest one that is right. */
   showError(error) {
+    this.isWrong = error !== null;
+    this.drawActions();
     const where = /position (\d+): (.*)/s.exec(error?.message ?? "");
     if (!where) {
       this.bar.showError(error ? error.message : "");
@@ -226,14 +236,15 @@ class TasksPage {
     const why = refusal
       ? `Not allowed: ${refusal}.`
       : this.q === ""
-        ? "Actions on all that match: type a query first."
-        : isTyping && "Press Enter to search first.";
+        ? "To change all that match, type a query first."
+        : this.isWrong
+          ? "Correct the query first."
+          : isTyping && "Press Enter to search first.";
     const drawn = JSON.stringify([why, this.q]);
     if (drawn === this.drawnActions) return;
     this.drawnActions = drawn;
     fill(
       this.actions,
-      h("span", { class: "hidden" }, "All tasks that match: "),
       Object.entries(ACTIONS).map(([name, { label }]) =>
         h(
           "button",
@@ -392,10 +403,9 @@ class TasksPage {
 
   async addCharts() {
     try {
-      const format = (value) => (value === null ? "–" : duration(value));
       const both = await Promise.all([
         chart(this.throughput, { label: "Tasks per second", height: 118, series: SERIES, format: rate, data: this.rates() }),
-        chart(this.latencies, { label: "Time to wait and to run", height: 118, series: LATENCIES, format, data: this.latency.series }),
+        chart(this.latencies, { label: "Time to wait and to run", height: 118, series: LATENCIES, format: latencyText, data: this.latency.series }),
       ]);
       this.charts = both;
       if (this.isOver) for (const one of both) one.destroy();
@@ -417,7 +427,11 @@ class TasksPage {
     setText(this.rateText, `${rate(store.rate("task.completed"))} completed/s`);
     const wait = this.latency.series[2].at(-1);
     const run = this.latency.series[4].at(-1);
-    const text = (value) => (value === null || value === undefined ? "–" : duration(value));
-    setText(this.latencyText, `p95: waits ${text(wait)}, runs ${text(run)}`);
+    const all = this.stats?.latency;
+    if (wait === null && run === null && all?.wait.count) {
+      setText(this.latencyText, `all time p95: wait ${latencyText(all.wait.p95_ms)}, run ${latencyText(all.run.p95_ms)}`);
+    } else {
+      setText(this.latencyText, `p95: wait ${latencyText(wait)}, run ${latencyText(run)}`);
+    }
   }
 }

@@ -31,7 +31,7 @@ export const ACTIONS = {
     text: "Failed tasks are replayed: they are queued again under their ids, with fresh attempts.",
   },
   prioritize: {
-    label: "Set priority",
+    label: "Prioritize",
     done: "changed",
     of: "that wait",
     text: "Tasks that wait move to their place in the other priority.",
@@ -89,8 +89,7 @@ class Bulk {
 
   ask() {
     const { matched } = this.total;
-    const isPriority = this.action === "prioritize";
-    const priority = isPriority && h("select", null, PRIORITIES.map((name) => h("option", null, name)));
+    const priority = this.action === "prioritize" && h("select", null, PRIORITIES.map((name) => h("option", null, name)));
     if (priority) priority.value = "high";
     const reason = this.action === "cancel" && h("input", { type: "text", maxlength: "200" });
     const submit = (event) => {
@@ -99,7 +98,7 @@ class Bulk {
       this.run(null);
     };
     const action = h("button", { class: this.words.isDangerous ? "danger" : "primary" });
-    setText(action, `${this.words.label} ${isPriority ? "of " : ""}${count(matched, "task")}`);
+    setText(action, `${this.words.label} ${count(matched, "task")}`);
     setText(this.say, "");
     fill(
       this.body,

@@ -22,7 +22,10 @@ export class Latency {
     this.waits = new Map(); // second -> durations in ms
     this.runs = new Map();
     /** Seconds since 1970; p50 and p95 of the wait, p50 and p95 of the run. */
-    this.series = [[], [], [], [], []];
+    const now = Math.floor(feed.now() / 1_000);
+    this.series = Array.from({ length: 5 }, (_, at) =>
+      Array.from({ length: SECONDS }, (_value, second) => (at ? null : now - SECONDS + second)),
+    );
   }
 
   /** @param {import("../feed.js").FeedEvent[]} batch */

@@ -42,8 +42,9 @@ export class TaskList {
    * @param {Object} options
    * @param {(error: Error | null) => void} options.failed called with the outcome of the first page.
    * @param {() => Node} options.empty what to show if nothing matches.
+   * @param {Node} options.actions shown above the list.
    */
-  constructor({ failed, empty }) {
+  constructor({ failed, empty, actions }) {
     this.failed = failed;
     this.empty = empty;
     this.status = h("p", { class: "muted", role: "status" });
@@ -63,7 +64,7 @@ export class TaskList {
     this.element = h(
       "section",
       { class: "tasks-list", "aria-label": "List of tasks" },
-      h("div", { class: "tasks-bar" }, this.status, this.newerButton),
+      h("div", { class: "tasks-bar" }, this.status, this.newerButton, actions),
       this.table,
       this.end_,
     );
@@ -196,7 +197,7 @@ export class TaskList {
       state: cell("state-cell"),
       priority: cell("priority"),
       agent: cell("agent-cell"),
-      attempt: cell("number attempt"),
+      attempt: cell("number tries"),
       when: cell("number when"),
     };
     const id = h("a", { href: hrefOf("task", [row.id]), title: row.id }, row.id);
@@ -287,7 +288,7 @@ export class TaskList {
 
   /** Ask which of the tasks that events have named match the query. */
   async check() {
-    if (!this.candidates.size || this.isFirst || this.isChecking || this.newer.size >= MOST_NEWER) return;
+    if (!this.candidates.size || this.isFirst || this.hasFailed || this.isChecking || this.newer.size >= MOST_NEWER) return;
     const { turn } = this;
     this.isChecking = true;
     const { term, taken } = idsTerm(this.candidates);
