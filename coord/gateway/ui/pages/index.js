@@ -15,4 +15,8 @@
  *
  * @type {Array<{name: string, label?: string, key?: string, nav?: string, load: () => Promise<Page>}>}
  */
-export const PAGES = [{ name: "fleet", label: "Fleet", key: "f", load: () => import("./fleet.js") }];
+export const PAGES = [
+  { name: "fleet", label: "Fleet", key: "f", load: () => import("./fleet.js") },
+  { name: "tasks", label: "Tasks", key: "t", load: () => import("./tasks.js") },
+  { name: "task", nav: "tasks", load: () => import("./task.js") },
+];
