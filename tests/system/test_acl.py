@@ -135,7 +135,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ),
         # Facts with tokens are counted only.
         ({"xlen", "xpending"}, r"in:.*|dead:in"),
-        ({"zcard"}, r"(tasks|messages):dead|requests"),
+        ({"zcard"}, r"requests"),
         (
             {*HASH_READS, "exists"},
             rf"(agent|token|api_key|task|worker|message|copies|links):.*|tokens|masters|{OF_THE_CELL}",
@@ -143,7 +143,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({*SET_READS, "exists"}, r"agents:(all|active|pushed|facets|by:.*)|(inflight|subordinates):.*"),
         (
             {*ZSET_READS, "exists"},
-            r"queue:.*|pools:changed|workers:.*|agents:(health|departed)|api_keys|alarms|tasks:(terminal|dead|refused)|conversation:.*",
+            r"queue:.*|pools:changed|workers:.*|agents:(health|departed)|api_keys|alarms|tasks:(terminal|dead|refused)|messages:dead|conversation:.*",
         ),
         ({"lrange", "llen", "exists"}, r"(recipients|outcomes):.*"),
         ({"set", "incrby", "getdel"}, r"idempotency:.*"),
