@@ -15,4 +15,8 @@
  *
  * @type {Array<{name: string, label?: string, key?: string, nav?: string, load: () => Promise<Page>}>}
  */
-export const PAGES = [{ name: "fleet", label: "Fleet", key: "f", load: () => import("./fleet.js") }];
+export const PAGES = [
+  { name: "fleet", label: "Fleet", key: "f", load: () => import("./fleet.js") },
+  { name: "messages", label: "Messages", key: "m", load: () => import("./messages.js") },
+  { name: "system", label: "System", key: "s", load: () => import("./system.js") },
+];
