@@ -105,13 +105,14 @@ class WatchedPage:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium; each page of ``open_page`` is a new window of it."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     chromium = shutil.which("chromium")
     if chromium is None:
         if os.environ.get("CI"):
             pytest.fail("no chromium on PATH; .ci/run installs it")
         pytest.skip("no chromium on PATH; apt-get install chromium")
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS), timeout=TIMEOUT_MS)
         yield running

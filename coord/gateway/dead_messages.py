@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from coord.gateway.errors import Problem, RequestError
 from coord.gateway.routes import Answer, Call, written
 from coord.gateway.schemas import iso, now
 from coord.models.facts import Age
@@ -103,5 +104,9 @@ async def replay(call: Call[ReplayMessage, None]) -> Struct | Answer:
 
 async def purge(call: Call[PurgeMessages, None]) -> Struct | Answer:
     """Delete dead messages: one, or all that died at least some time ago. They cannot be restored."""
-    purged = await call.backend.purge_messages(call.body.message_id, call.body.older_than, call.wait_s)
+    message_id, older_than = call.body.message_id, call.body.older_than
+    if (message_id is None) == (older_than is None):
+        message = "give either message_id or older_than, in seconds (0 for all)"
+        raise RequestError("body_invalid", message, [Problem(["body", "message_id"], message, "value_error")])
+    purged = await call.backend.purge_messages(message_id, older_than, call.wait_s)
     return written(call, MessagesPurged(purged=purged), answered=purged is not None, path=PATH)

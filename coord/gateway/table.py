@@ -395,7 +395,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST", f"{dead_messages.PATH}/purge", dead_messages.purge,
         body=PurgeMessages, answer=MessagesPurged, role="operator",
-        errors=("message_not_found", "message_not_dead", "fact_invalid"),
+        errors=("message_not_found", "message_not_dead"),
         example={"older_than": 86_400},
     ),
     Route(

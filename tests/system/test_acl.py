@@ -431,6 +431,9 @@ async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer
         ("/tasks/queues/low/clear", None, 200),
         ("/messages/send", sent, 200),
         ("/messages/broadcast", {"message_type": "coordination", "payload": {}, "message_id": "all-http"}, 200),
+        ("/messages/send", {**sent, "receiver_id": "nobody", "message_id": "dead-http"}, 404),
+        ("/messages/dead-http/replay", None, 404),
+        ("/messages/dead/purge", {"older_than": 0}, 200),
         ("/peers/add?agent_id=web&peer_id=ocr-1", None, 200),
         ("/peers/remove?agent_id=web&peer_id=ocr-1", None, 200),
         ("/agents/ocr-1/subordinates/web", None, 200),
@@ -447,7 +450,7 @@ async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer
     return (
         "/agents?limit=5", "/registry/stats", "/agents/capability/ocr", "/tasks?limit=100", "/tasks/status",
         "/tasks/queues", "/tasks/queues/stats", "/load-balancer/stats", "/messages/history?receiver_id=web",
-        "/messages/history", "/messages/m-http", "/messages/all-http", "/peers", "/peers/web",
+        "/messages/history", "/messages/m-http", "/messages/all-http", "/messages/dead", "/messages/conversations/m-http", "/peers", "/peers/web",
         "/agents/web/subordinates", "/",
     )  # fmt: skip
 

@@ -97,10 +97,8 @@ export class ConversationView {
     this.drawn = drawn;
     const names = [...new Set(messages.flatMap((one) => [one.sender_id, receiverOf(one)]))];
     const missing = all - messages.length;
-    setText(
-      this.text,
-      `${count(all, "message")} between ${count(names.length, "participant")}${missing ? `; ${missing} are not kept any more` : ""}`,
-    );
+    const kept = missing ? `; ${missing} are not kept any more` : "";
+    setText(this.text, `${count(all, "message")} between ${count(names.length, "participant")}${kept}`);
     const room = (this.diagram.clientWidth - EDGE) / names.length;
     const column = Math.floor(Math.max(COLUMN[0], Math.min(COLUMN[1], room)));
     const width = EDGE + names.length * column;

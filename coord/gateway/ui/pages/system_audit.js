@@ -7,12 +7,12 @@ import { count, time } from "../format.js";
 import { session } from "../session.js";
 import { LiveTable, repeat, state } from "./live_table.js";
 
-/** Changes of which the feed tells; all others are found by reading again. */
-const EVENTS = ["setting", "dead", "token", "link", "master"];
+/** Events that an operator may have caused; all other changes are found by reading again. */
+const EVENTS = ["setting", "dead", "token", "link", "master", "agent.changed", "task.cancelled", "task.replayed"];
 const READ_MS = 1_000;
 const IDLE_MS = 5_000;
 const ROWS = 25;
-const GOOD = ["ok", "done", "requested"];
+const GOOD = ["ok", "delivered", "pending", "same"];
 
 const COLUMNS = [
   { label: "Time", text: ({ at }) => time(at) },
