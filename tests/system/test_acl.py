@@ -431,9 +431,6 @@ async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer
         ("/tasks/queues/low/clear", None, 200),
         ("/messages/send", sent, 200),
         ("/messages/broadcast", {"message_type": "coordination", "payload": {}, "message_id": "all-http"}, 200),
-        ("/messages/send", {**sent, "receiver_id": "nobody", "message_id": "dead-http"}, 404),
-        ("/messages/dead-http/replay", None, 404),
-        ("/messages/dead/purge", {"older_than": 0}, 200),
         ("/peers/add?agent_id=web&peer_id=ocr-1", None, 200),
         ("/peers/remove?agent_id=web&peer_id=ocr-1", None, 200),
         ("/agents/ocr-1/subordinates/web", None, 200),
@@ -443,6 +440,11 @@ async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer
             answer = await http.post(path, body, Idempotency_Key=f"acl {path}"[:60], **admin)
             assert answer.status == status, (path, answer.body)
     assert (await http.delete("/agents/ocr-1/subordinates/web", **admin)).status == 200
+    dead = {**sent, "receiver_id": "nobody", "message_id": "dead-http"}
+    assert (await http.post("/messages/send", dead, **admin)).status == 404
+    assert (await http.get("/messages/dead", **admin)).body["messages"][0]["message_id"] == "dead-http"
+    assert (await http.post("/messages/dead-http/replay", **admin)).body["code"] == "agent_not_found"
+    assert (await http.post("/messages/dead/purge", {"older_than": 0}, **admin)).body["purged"] >= 1
     assert (await http.post("/messages/m-http/read", **admin)).body["code"] == "token_missing"
     assert (await http.post("/messages/m-http/read", {"agent_id": "web"}, **bearer)).status == 200
     change = {"status": "active", "load_metrics": {"cpu": 0.2}}
@@ -450,8 +452,8 @@ async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer
     return (
         "/agents?limit=5", "/registry/stats", "/agents/capability/ocr", "/tasks?limit=100", "/tasks/status",
         "/tasks/queues", "/tasks/queues/stats", "/load-balancer/stats", "/messages/history?receiver_id=web",
-        "/messages/history", "/messages/m-http", "/messages/all-http", "/messages/dead", "/messages/conversations/m-http", "/peers", "/peers/web",
-        "/agents/web/subordinates", "/",
+        "/messages/history", "/messages/m-http", "/messages/all-http", "/peers", "/peers/web",
+        "/agents/web/subordinates", "/messages/conversations/m-http", "/",
     )  # fmt: skip
 
 

@@ -114,6 +114,7 @@ def test_a_conversation(gateway: Gateway) -> None:
     """By its id or by that of a message of it, in order, without payloads."""
     send(gateway, "cli-agent", "say-1", correlation_id="talk")
     send(gateway, "nobody", "say-2", correlation_id="talk", reply_to="say-1")
+    found: dict[str, Any] = {}
     for name in ("talk", "say-1", "say-2"):
         found = gateway.success("GET", f"/messages/conversations/{name}")
         assert (found["conversation_id"], found["count"]) == ("talk", 2)
