@@ -92,7 +92,7 @@ FAMILIES: dict[str, Family] = {
     "task_types": Family("hash", gateway="r", operator="r"),
     "inbox:{agent}:*": Family("stream", agent="rd", gateway="rd", operator="r"),
     "message:*": Family("hash", client="r", gateway="r", operator="r"),
-    "messages:dead": Family("zset", gateway="c", operator="r"),
+    "messages:dead": Family("zset", gateway="r", operator="r"),
     "messages:expiring": Family("zset", operator="r"),
     "recipients:*": Family("list", client="r", gateway="r", operator="r"),
     "outcomes:*": Family("list", client="r", gateway="r", operator="r"),

@@ -103,6 +103,7 @@ class Admin:
         *,
         task_type: str | None = None,
         by: str | None = None,
+        reason: str | None = None,
         timeout: float = ANSWER_S,
     ) -> None:
         """Choose agents by this strategy from now on; every distributor does so within a second.
@@ -112,12 +113,13 @@ class Admin:
                 a task type the strategy of the cell, for the cell the environment of the distributors.
             task_type: only for tasks of this type; default: for all that set none.
             by: who makes the change, for the log; default: the id of this client.
+            reason: why, for the audit; at most 128 characters.
             timeout: seconds to wait for the answer.
 
         Raises:
             ConfigError: there is no such strategy; names the strategies that there are.
         """
-        await self.set_setting("strategy", name, task_type=task_type, by=by, timeout=timeout)
+        await self.set_setting("strategy", name, task_type=task_type, by=by, reason=reason, timeout=timeout)
 
     async def set_modifier(
         self,
@@ -126,6 +128,7 @@ class Admin:
         *,
         task_type: str | None = None,
         by: str | None = None,
+        reason: str | None = None,
         timeout: float = ANSWER_S,
     ) -> None:
         """Turn a modifier of placement on or off; every distributor uses it within a second.
@@ -135,6 +138,7 @@ class Admin:
             value: True turns it on, False off; None resets it to what holds otherwise.
             task_type: only for tasks of this type; default: for all.
             by: who makes the change, for the log; default: the id of this client.
+            reason: why, for the audit; at most 128 characters.
             timeout: seconds to wait for the answer.
 
         Raises:
@@ -142,7 +146,7 @@ class Admin:
         """
         if name not in MODIFIERS:
             raise ConfigError(not_one_of("modifier", name, MODIFIERS))
-        await self.set_setting(name, value, task_type=task_type, by=by, timeout=timeout)
+        await self.set_setting(name, value, task_type=task_type, by=by, reason=reason, timeout=timeout)
 
     async def set_setting(
         self,
@@ -151,6 +155,7 @@ class Admin:
         *,
         task_type: str | None = None,
         by: str | None = None,
+        reason: str | None = None,
         timeout: float = ANSWER_S,
     ) -> None:
         """Set one of ``coord.config.LIVE``; every distributor uses it within a second.
@@ -161,6 +166,7 @@ class Admin:
                 the environment of the distributors.
             task_type: only for tasks of this type; possible for ``coord.config.PER_TYPE``.
             by: who makes the change, for the log; default: the id of this client.
+            reason: why, for the audit; at most 128 characters.
             timeout: seconds to wait for the answer.
 
         Raises:
@@ -170,12 +176,12 @@ class Admin:
         config.check_live(name, task_type)
         if name == "strategy" and value is not None:
             check_strategy(value, ConfigError)
-            await self._control("distributor", StrategySet(str(value), task_type, by), timeout)
+            await self._control("distributor", StrategySet(str(value), task_type, by, reason), timeout)
             return
         if value is not None:
             text = config.live_text(name, value, task_type)
             value = text if isinstance(value, bool) else value
-        await self._control("distributor", SettingSet(name, value, task_type, by), timeout)
+        await self._control("distributor", SettingSet(name, value, task_type, by, reason), timeout)
 
     async def type_settings(self) -> dict[str, dict[str, str]]:
         """Return what is set for single types of tasks: task type -> setting -> value as text."""

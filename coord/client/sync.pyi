@@ -249,6 +249,7 @@ class SyncAdmin:
         *,
         task_type: str | None = ...,
         by: str | None = ...,
+        reason: str | None = ...,
         timeout: float = ...,
     ) -> None: ...
     def set_setting(
@@ -258,10 +259,17 @@ class SyncAdmin:
         *,
         task_type: str | None = ...,
         by: str | None = ...,
+        reason: str | None = ...,
         timeout: float = ...,
     ) -> None: ...
     def set_strategy(
-        self, name: StrategyName | None, *, task_type: str | None = ..., by: str | None = ..., timeout: float = ...
+        self,
+        name: StrategyName | None,
+        *,
+        task_type: str | None = ...,
+        by: str | None = ...,
+        reason: str | None = ...,
+        timeout: float = ...,
     ) -> None: ...
     def setting_changes(self, limit: int = ...) -> list[queries.SettingChange]: ...
     def tokens(self) -> list[queries.TokenState]: ...

@@ -30,6 +30,7 @@ class AuditSchema(Struct, frozen=True, kw_only=True, omit_defaults=True):
     action: str
     target: str
     outcome: str
+    reason: str = ""
     query: str | None = None
     operation: str | None = None
     count: int | None = None

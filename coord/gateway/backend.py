@@ -48,7 +48,7 @@ from coord.models.events import Position
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.links import Links
-from coord.models.messages import MessageRecord
+from coord.models.messages import Conversation, MessageRecord
 from coord.models.operations import BulkResult
 from coord.models.statistics import CellStatistics
 from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
@@ -56,12 +56,14 @@ from coord.queries import (
     AgentPage,
     AuditPage,
     Backlog,
+    DeadMessagePage,
     MessageCopy,
     MessagePage,
     RecipientPage,
     RegistryStats,
     SettingChange,
     TaskPage,
+    get_dead_message_page,
     get_message_copy,
 )
 
@@ -405,6 +407,30 @@ class Backend:
         async with self.limited():
             return await self.client.list_messages(**wanted)
 
+    async def conversation(self, conversation_id: str) -> Conversation:
+        """Return a conversation, by its id or that of a message of it; raises ``MessageNotFound``."""
+        async with self.limited():
+            return await self.client.conversation(conversation_id)
+
+    async def dead_messages(self, *, limit: int, cursor: str | None) -> DeadMessagePage:
+        """Return a page of undelivered messages, the latest first; raises ``CursorInvalid``."""
+        async with self.reading() as (redis, keys):
+            return await get_dead_message_page(redis, keys, limit=limit, cursor=cursor)
+
+    async def replay_message(self, message_id: str, ttl: float | None, wait_s: float) -> bool:
+        """Deliver a dead message, as ``Client.admin.replay``; False: no router has answered yet."""
+        return await self._control(
+            wait_s, lambda: self.client.admin.replay("message", message_id, ttl=ttl, timeout=wait_s)
+        )
+
+    async def purge_messages(self, message_id: str | None, older_than: float | None, wait_s: float) -> int | None:
+        """Delete dead messages, as ``Client.admin.purge``; None: no router has answered yet, and some may be left."""
+        async with self.limited(3 * wait_s, "; it is safe to repeat the request"):
+            try:
+                return await self.client.admin.purge("message", message_id, older_than=older_than, timeout=wait_s)
+            except ResultTimeout:
+                return None
+
     async def links(self, agent_id: str) -> Links:
         """Return the links of an agent; raises ``AgentNotFound``."""
         async with self.limited():
@@ -465,7 +491,13 @@ class Backend:
             return await self.client.admin.setting_changes(limit)
 
     async def change_rules(
-        self, changes: Mapping[str, str | bool | None], task_type: str | None, by: str, wait_s: float
+        self,
+        changes: Mapping[str, str | bool | None],
+        task_type: str | None,
+        *,
+        by: str,
+        reason: str | None,
+        wait_s: float,
     ) -> Appended:
         """Set strategy and modifiers, of the cell or of a task type; None resets one.
 
@@ -473,6 +505,7 @@ class Backend:
             changes: name -> value.
             task_type: only for tasks of this type.
             by: who makes the change, for the log.
+            reason: why, for the audit.
             wait_s: seconds to wait for the distributor, for all changes together.
 
         Raises:
@@ -484,7 +517,9 @@ class Backend:
             for name, value in changes.items():
                 left_s = max(0.0, deadline - monotonic())
                 try:
-                    await self.client.admin.set_setting(name, value, task_type=task_type, by=by, timeout=left_s)
+                    await self.client.admin.set_setting(
+                        name, value, task_type=task_type, by=by, reason=reason, timeout=left_s
+                    )
                 except ResultTimeout:
                     answered = False
                 except ConfigError as error:

@@ -77,7 +77,9 @@ class MessagesQuery(Struct, frozen=True):
 
     sender_id: Id | None = None
     receiver_id: Id | None = None
+    agent_id: Id | None = None  #: that sent or received it
     correlation_id: Id | None = None
+    within: Annotated[int, Meta(ge=1, le=MOST_MESSAGES)] = MOST_MESSAGES  #: of how many of the newest messages
     limit: Annotated[int, Meta(ge=1, le=MOST_MESSAGES)] = MESSAGES
     offset: Annotated[int, Meta(ge=0, le=MOST_MESSAGES)] = 0
     cursor: str | None = None
@@ -159,10 +161,10 @@ class MessagesListed(Struct, frozen=True, kw_only=True):
     status: str = "success"
     messages: list[MessageSchema]
     count: int
-    total: int  #: of the newest 1,000 messages, those that match
+    total: int  #: of the newest messages (``within``, 1,000 by default), those that match
     limit: int
     offset: int
-    next: str | None  #: cursor for the messages before those 1,000
+    next: str | None  #: cursor for the messages before those
     timestamp: str
 
 
@@ -173,6 +175,42 @@ class MessageFound(Struct, frozen=True, kw_only=True):
     message: MessageSchema
     recipients: tuple[MessageRecipient, ...]  #: what became of it for each, sorted by agent
     next: str | None  #: cursor of the next page of recipients
+    timestamp: str
+
+
+class ConversationMessage(Struct, frozen=True, kw_only=True):
+    """A message of a conversation, without its payload."""
+
+    message_id: str
+    parent: str | None  #: the message before it in its chain of answers
+    reply_to: str | None  #: the message that it replies to
+    sender_id: str
+    receiver_id: str
+    message_type: str
+    priority: str
+    status: MessageStatus
+    sent_at: str
+    request: str | None  #: what became of a request; null: it is none
+    failed: bool  #: it replies that the request failed
+    late: bool  #: it replies to a request that had timed out
+    code: str
+    reason: str
+    recipient_count: int | None  #: of a broadcast
+
+    @classmethod
+    def of(cls, record: MessageRecord) -> ConversationMessage:
+        """Build it from a record."""
+        values = {name: getattr(record, name) for name in cls.__struct_fields__}
+        return cls(**values | {"sent_at": iso(record.sent_at)})
+
+
+class ConversationFound(Struct, frozen=True, kw_only=True):
+    """GET /messages/conversations/{id}: its messages in their order."""
+
+    status: str = "success"
+    conversation_id: str
+    messages: list[ConversationMessage]  #: those that are still kept
+    count: int  #: all messages that it had
     timestamp: str
 
 
@@ -269,9 +307,9 @@ async def history(call: Call[None, MessagesQuery]) -> MessagesListed:
     """List messages, the newest first: of a sender, to a receiver, of a conversation, or all."""
     query = call.query
     page = await call.backend.list_messages(
-        agent_id=query.receiver_id or query.sender_id,
+        agent_id=query.receiver_id or query.sender_id or query.agent_id,
         conversation_id=query.correlation_id,
-        limit=MOST_MESSAGES,
+        limit=query.within,
         cursor=query.cursor,
     )
     found = [record for record in page.messages if _matches(record, query)]
@@ -293,6 +331,17 @@ async def get(call: Call[None, RecipientsQuery]) -> MessageFound:
     record = await call.backend.message(message_id)
     page = await call.backend.message_recipients(message_id, limit=call.query.limit, cursor=call.query.cursor)
     return MessageFound(message=MessageSchema.of(record), recipients=page.recipients, next=page.next, timestamp=now())
+
+
+async def conversation(call: Call[None, None]) -> ConversationFound:
+    """Return a conversation, by its id or by that of a message of it: who sent what to whom, without payloads."""
+    found = await call.backend.conversation(call.params["conversation_id"])
+    return ConversationFound(
+        conversation_id=found.conversation_id,
+        messages=[ConversationMessage.of(record) for record in found.messages],
+        count=found.counted,
+        timestamp=now(),
+    )
 
 
 async def read(call: Call[ReadBody, None]) -> MessageRead:
@@ -317,7 +366,9 @@ def dead_letter_is_final() -> Iterator[None]:
 
 
 def _matches(record: MessageRecord, query: MessagesQuery) -> bool:
-    """Return True if a message of an agent's history is from the sender, and to the receiver, that are asked for."""
+    """Return True if a message is from the sender, to the receiver, and of the agent, that are asked for."""
+    if query.agent_id not in {None, record.sender_id, record.receiver_id} and record.recipient_count is None:
+        return False
     if query.sender_id is not None and record.sender_id != query.sender_id:
         return False
     # The history of an agent has what it sent and what it received; of a broadcast, ``receiver_id`` names no agent.

@@ -45,7 +45,7 @@ async def get(call: Call[None, TypeQuery]) -> RulesFound:
 async def change(call: Call[SetRules, StrategyQuery]) -> Struct | Answer:
     """Set the strategy, modifiers, or both; null resets one of them."""
     changes = _changes(call.body, call.query.strategy)
-    return await _change(call, changes, call.query.task_type or call.body.task_type)
+    return await _change(call, changes, call.query.task_type or call.body.task_type, call.body.reason)
 
 
 async def reset(call: Call[None, TypeQuery]) -> Struct | Answer:
@@ -59,9 +59,11 @@ async def history(call: Call[None, HistoryQuery]) -> ChangesFound:
 
 
 async def _change(
-    call: Call[Any, Any], changes: dict[str, str | bool | None], task_type: str | None
+    call: Call[Any, Any], changes: dict[str, str | bool | None], task_type: str | None, reason: str | None = None
 ) -> Struct | Answer:
-    at, answered = await call.backend.change_rules(changes, task_type, call.caller_name, call.wait_s)
+    at, answered = await call.backend.change_rules(
+        changes, task_type, by=call.caller_name, reason=reason, wait_s=call.wait_s
+    )
     found = RulesFound.of(await call.backend.rules(), task_type)
     changed = RulesChanged.of(found, at, changes=changes if not answered else {})
     return written(call, changed, answered=answered, path="/load-balancer/strategy")

@@ -39,6 +39,7 @@ from coord.models.tasks import (
     TaskRecord,
     Text,
 )
+from coord.plugins import strategy_names
 from coord.queries import Backlog, LiveSetting, PoolBacklog, SettingChange
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -143,6 +144,7 @@ class SetRules(Struct, frozen=True):
     strategy: str | UnsetType | None = UNSET
     modifiers: dict[str, bool | None] = {}
     task_type: Text | None = None  #: only for tasks of this type
+    reason: Text | None = None  #: why, for the audit
 
 
 class AgentSchema(Struct, frozen=True, kw_only=True):
@@ -441,6 +443,7 @@ class RulesFound(Struct, frozen=True, kw_only=True):
     modifiers: dict[str, bool | None]  #: null if distributors have different environments
     task_type: str | None  #: the values are those that hold for tasks of this type; null: of a type that sets none
     types: dict[str, TypeRules]  #: what is set for task types
+    strategies: list[str]  #: the names of all that there are
     timestamp: str
 
     @classmethod
@@ -461,6 +464,7 @@ class RulesFound(Struct, frozen=True, kw_only=True):
             modifiers={**of_cell, **own.modifiers},
             task_type=task_type,
             types={name: TypeRules.of(values) for name, values in rules.types.items()},
+            strategies=list(strategy_names()),
             timestamp=now(),
         )
 

@@ -11,6 +11,7 @@ from coord.gateway import (
     audit,
     auth,
     dashboard,
+    dead_messages,
     discovery,
     events,
     health,
@@ -45,6 +46,14 @@ from coord.gateway.auth import (
     ValidateKey,
     ValidateToken,
 )
+from coord.gateway.dead_messages import (
+    DeadMessagesListed,
+    DeadQuery,
+    MessageReplayed,
+    MessagesPurged,
+    PurgeMessages,
+    ReplayMessage,
+)
 from coord.gateway.discovery import (
     AgentQuery,
     AgentsDiscovered,
@@ -71,6 +80,7 @@ from coord.gateway.links import (
 from coord.gateway.messages import (
     BroadcastMessage,
     BroadcastSent,
+    ConversationFound,
     MessageFound,
     MessageRead,
     MessageSent,
@@ -370,6 +380,29 @@ ROUTES: tuple[Route, ...] = (
         query=MessagesQuery, answer=MessagesListed, role="readonly",
         errors=("cursor_invalid",),
         example={"receiver_id": "a1", "limit": 20},
+    ),
+    Route(
+        "GET", "/messages/conversations/{conversation_id:id}", messages.conversation,
+        answer=ConversationFound, role="readonly",
+        errors=("message_not_found",),
+    ),
+    Route(
+        "GET", dead_messages.PATH, dead_messages.list_dead,
+        query=DeadQuery, answer=DeadMessagesListed, role="readonly",
+        errors=("cursor_invalid",),
+        example={"limit": 20},
+    ),
+    Route(
+        "POST", f"{dead_messages.PATH}/purge", dead_messages.purge,
+        body=PurgeMessages, answer=MessagesPurged, role="operator",
+        errors=("message_not_found", "message_not_dead"),
+        example={"older_than": 86_400},
+    ),
+    Route(
+        "POST", "/messages/{message_id:id}/replay", dead_messages.replay,
+        body=ReplayMessage, answer=MessageReplayed, role="operator",
+        errors=("message_not_found", "message_not_dead", "agent_not_found", "message_undeliverable"),
+        example={"ttl": 600},
     ),
     Route(
         "GET", "/messages/{message_id:id}", messages.get,

@@ -79,6 +79,7 @@ class AuditEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     action: str  #: tasks.cancel, agents.drain …
     outcome: str  #: the word of the script that made the change: ok, not_found …
     target: str = ""  #: what was changed: ids and values, with spaces between
+    reason: str = ""  #: why, as the operator gave it
     query: str | None = None  #: that selected the tasks
     operation: str | None = None  #: id of the operation on many tasks of which this is a part
     count: int | None = None  #: tasks of this part
@@ -100,7 +101,8 @@ def audit_entry(entry_id: str, fields: Mapping[str, str], data: Any) -> AuditEnt
     action = ACTION_OF.get(kind, kind)
     if kind != TYPE_OF[TasksChangeRequested]:
         target = " ".join(_shown(found[name]) for name in _TARGETS if name in found)
-        return AuditEntry(id=entry_id, at=at, by=by, action=action, outcome=outcome, target=target)
+        reason = str(found.get("reason") or "")
+        return AuditEntry(id=entry_id, at=at, by=by, action=action, outcome=outcome, target=target, reason=reason)
     return AuditEntry(
         id=entry_id,
         at=at,

@@ -341,6 +341,7 @@ class StrategySet(Struct, frozen=True, omit_defaults=True):
     strategy: Text
     task_type: Text | None = None  #: only tasks of this type
     by: Text | None = None  #: who sets it, for the log
+    reason: Text | None = None  #: why, for the audit
 
 
 class SettingSet(Struct, frozen=True, omit_defaults=True):
@@ -353,6 +354,7 @@ class SettingSet(Struct, frozen=True, omit_defaults=True):
     value: Value | None
     task_type: Text | None = None
     by: Text | None = None  #: who sets it, for the log
+    reason: Text | None = None  #: why, for the audit
 
 
 class TaskReplayed(Struct, frozen=True, omit_defaults=True):

@@ -27,8 +27,11 @@ from coord.queries.cell import (
     worker_record,
 )
 from coord.queries.dead_letters import (
+    DeadMessage,
+    DeadMessagePage,
     count_dead_letters,
     get_dead_entry,
+    get_dead_message_page,
     list_dead_entries,
     list_dead_messages,
     list_dead_tasks,
@@ -100,6 +103,8 @@ __all__ = [
     "AgentPage",
     "AuditPage",
     "Backlog",
+    "DeadMessage",
+    "DeadMessagePage",
     "LiveSetting",
     "LogWindow",
     "MessageCopy",
@@ -137,6 +142,7 @@ __all__ = [
     "get_conversation",
     "get_counters",
     "get_dead_entry",
+    "get_dead_message_page",
     "get_fleet",
     "get_health_threshold",
     "get_links",

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from msgspec import Struct
 from redis.asyncio import Redis
 
+from coord.errors import CursorInvalid
 from coord.keys import Keys
 from coord.models.dead_letters import DeadEntry, DeadLetter
 from coord.models.ids import entry_ms
-from coord.queries.messages import get_message
-from coord.queries.reads import decode_fields, decode_text, parse_json
+from coord.models.messages import MessageRecord
+from coord.queries.messages import STEP, get_message_headers
+from coord.queries.reads import chunks, decode_fields, decode_text, parse_json
 from coord.queries.tasks import get_tasks
+
+#: ms since 1970 and the id of the last message of a page.
+_CURSOR = re.compile(r"([0-9]{1,15})-(.{1,256})")
+
+
+class DeadMessage(Struct, frozen=True):
+    """A message that could not be delivered, or that expired; without its payload."""
+
+    died_at: int  #: ms since 1970 on the server's clock
+    record: MessageRecord
+
+
+class DeadMessagePage(Struct, frozen=True):
+    """A page of dead messages, the latest first."""
+
+    messages: tuple[DeadMessage, ...]
+    total: int  #: all dead messages of the cell
+    next: str | None  #: cursor of the next page; None: last page
 
 
 async def list_dead_tasks(redis: Redis, keys: Keys, limit: int) -> list[DeadLetter]:
@@ -34,17 +56,60 @@ async def list_dead_tasks(redis: Redis, keys: Keys, limit: int) -> list[DeadLett
 
 async def list_dead_messages(redis: Redis, keys: Keys, limit: int) -> list[DeadLetter]:
     """Return at most ``limit`` undelivered messages, newest first."""
-    letters: list[DeadLetter] = []
-    for message_id, died_at in await _newest(redis, keys.of("messages:dead"), limit):
-        record = await get_message(redis, keys, message_id)
-        if record is not None:
-            what = f"{record.sender_id} to {record.receiver_id}"
-            letters.append(
-                DeadLetter(
-                    kind="message", id=message_id, died_at=died_at, what=what, code=record.code, reason=record.reason
-                )
-            )
-    return letters
+    page = await get_dead_message_page(redis, keys, limit=limit)
+    return [
+        DeadLetter(
+            kind="message",
+            id=one.record.message_id,
+            died_at=one.died_at,
+            what=f"{one.record.sender_id} to {one.record.receiver_id}",
+            code=one.record.code,
+            reason=one.record.reason,
+        )
+        for one in page.messages
+    ]
+
+
+async def get_dead_message_page(
+    redis: Redis, keys: Keys, *, limit: int = 100, cursor: str | None = None
+) -> DeadMessagePage:
+    """Return a page of undelivered messages, the latest first.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        limit: at least 1.
+        cursor: ``next`` of the previous page.
+
+    Raises:
+        CursorInvalid: the cursor does not come from a list of dead messages.
+    """
+    key = keys.of("messages:dead")
+    after = None if cursor is None else _position(cursor)
+    found: list[tuple[int, bytes]] = []
+    offset = 0
+    while True:  # messages that died in the same ms are in one order, and those before the cursor are skipped
+        begin = "+inf" if after is None else after[0]
+        listed: Sequence[tuple[bytes, float]] = await redis.zrange(  # type: ignore[assignment]
+            key, begin, "-inf", byscore=True, desc=True, offset=offset, num=limit + 1, withscores=True
+        )
+        offset += len(listed)
+        found += [(int(score), member) for member, score in listed if after is None or (int(score), member) < after]
+        if len(found) > limit or len(listed) <= limit:
+            break
+    shown = found[:limit]
+    records: list[MessageRecord | None] = []
+    for chunk in chunks([member.decode() for _, member in shown], STEP):
+        records += await get_message_headers(redis, keys, chunk)
+    return DeadMessagePage(
+        messages=tuple(
+            DeadMessage(died_at, record)
+            for (died_at, _), record in zip(shown, records, strict=True)
+            if record is not None
+        ),
+        total=int(await redis.zcard(key)),
+        next=f"{shown[-1][0]}-{shown[-1][1].decode()}" if len(found) > limit else None,
+    )
 
 
 async def list_dead_entries(redis: Redis, keys: Keys, limit: int) -> list[DeadLetter]:
@@ -82,6 +147,16 @@ async def count_dead_letters(redis: Redis, keys: Keys) -> dict[str, int]:
     pipe.xlen(keys.of("dead:in"))
     tasks, messages, entries = await pipe.execute()
     return {"task": int(tasks), "message": int(messages), "entry": int(entries)}
+
+
+def _position(cursor: str) -> tuple[int, bytes]:
+    """Return the time and the id in a cursor."""
+    found = _CURSOR.fullmatch(cursor)
+    if found is None:
+        raise CursorInvalid(
+            f"cursor {cursor[:80]!r} does not come from a list of dead messages; leave it out to start at the latest"
+        )
+    return int(found[1]), found[2].encode()
 
 
 async def _newest(redis: Redis, key: str, limit: int) -> list[tuple[str, int]]:

@@ -239,7 +239,7 @@ async def list_messages(
         else:
             source = keys.of("log:messages") if agent_id is None else keys.history(agent_id)
             listed = await _step_of_stream(redis, source, cursor)
-        records = await _headers(redis, keys, [one.message_id for one in listed])
+        records = await get_message_headers(redis, keys, [one.message_id for one in listed])
         for one, record in zip(listed, records, strict=True):
             cursor = one.cursor
             if record is None or record.message_id in found or status not in {None, record.status}:
@@ -300,7 +300,7 @@ async def get_conversation(redis: Redis, keys: Keys, conversation_id: str) -> Co
     """
     ids: list[bytes] = await redis.execute_command("ZRANGE", keys.conversation(conversation_id), 0, -1)
     if not ids:
-        (record,) = await _headers(redis, keys, [conversation_id])
+        (record,) = await get_message_headers(redis, keys, [conversation_id])
         if record is None:
             return None
         if record.conversation is None:
@@ -311,11 +311,12 @@ async def get_conversation(redis: Redis, keys: Keys, conversation_id: str) -> Co
             return Conversation(conversation_id, (record,), 1)
     found: list[MessageRecord] = []
     for chunk in chunks([raw.decode() for raw in ids], STEP):
-        found += [record for record in await _headers(redis, keys, chunk) if record is not None]
+        found += [record for record in await get_message_headers(redis, keys, chunk) if record is not None]
     return Conversation(conversation_id, tuple(found), len(ids))
 
 
-async def _headers(redis: Redis, keys: Keys, message_ids: Sequence[str]) -> list[MessageRecord | None]:
+async def get_message_headers(redis: Redis, keys: Keys, message_ids: Sequence[str]) -> list[MessageRecord | None]:
+    """Return the records of messages without their payloads; None for one that is not kept."""
     pipe = redis.pipeline(transaction=False)
     for message_id in message_ids:
         pipe.execute_command("HMGET", keys.message(message_id), *_HEADER)

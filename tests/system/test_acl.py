@@ -135,7 +135,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ),
         # Facts with tokens are counted only.
         ({"xlen", "xpending"}, r"in:.*|dead:in"),
-        ({"zcard"}, r"(tasks|messages):dead|requests"),
+        ({"zcard"}, r"requests"),
         (
             {*HASH_READS, "exists"},
             rf"(agent|token|api_key|task|worker|message|copies|links):.*|tokens|masters|{OF_THE_CELL}",
@@ -143,7 +143,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({*SET_READS, "exists"}, r"agents:(all|active|pushed|facets|by:.*)|(inflight|subordinates):.*"),
         (
             {*ZSET_READS, "exists"},
-            r"queue:.*|pools:changed|workers:.*|agents:(health|departed)|api_keys|alarms|tasks:(terminal|dead|refused)|conversation:.*",
+            r"queue:.*|pools:changed|workers:.*|agents:(health|departed)|api_keys|alarms|tasks:(terminal|dead|refused)|messages:dead|conversation:.*",
         ),
         ({"lrange", "llen", "exists"}, r"(recipients|outcomes):.*"),
         ({"set", "incrby", "getdel"}, r"idempotency:.*"),
@@ -440,6 +440,11 @@ async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer
             answer = await http.post(path, body, Idempotency_Key=f"acl {path}"[:60], **admin)
             assert answer.status == status, (path, answer.body)
     assert (await http.delete("/agents/ocr-1/subordinates/web", **admin)).status == 200
+    dead = {**sent, "receiver_id": "nobody", "message_id": "dead-http"}
+    assert (await http.post("/messages/send", dead, **admin)).status == 404
+    assert (await http.get("/messages/dead", **admin)).body["messages"][0]["message_id"] == "dead-http"
+    assert (await http.post("/messages/dead-http/replay", **admin)).body["code"] == "agent_not_found"
+    assert (await http.post("/messages/dead/purge", {"older_than": 0}, **admin)).body["purged"] >= 1
     assert (await http.post("/messages/m-http/read", **admin)).body["code"] == "token_missing"
     assert (await http.post("/messages/m-http/read", {"agent_id": "web"}, **bearer)).status == 200
     change = {"status": "active", "load_metrics": {"cpu": 0.2}}
@@ -448,7 +453,7 @@ async def _contract_over_http(http: HttpCaller, admin: Mapping[str, str], bearer
         "/agents?limit=5", "/registry/stats", "/agents/capability/ocr", "/tasks?limit=100", "/tasks/status",
         "/tasks/queues", "/tasks/queues/stats", "/load-balancer/stats", "/messages/history?receiver_id=web",
         "/messages/history", "/messages/m-http", "/messages/all-http", "/peers", "/peers/web",
-        "/agents/web/subordinates", "/",
+        "/agents/web/subordinates", "/messages/conversations/m-http", "/",
     )  # fmt: skip
 
 

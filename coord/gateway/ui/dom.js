@@ -94,13 +94,27 @@ export function keys(...names) {
  * @param {string} [command] a command line for it.
  */
 export function emptyState(title, text, command) {
-  return h(
-    "div",
-    { class: "empty" },
-    h("h2", null, title),
-    h("p", null, text),
-    command && h("pre", { tabindex: "0" }, command),
-  );
+  return h("div", { class: "empty" }, h("h2", null, title), h("p", null, text), command && commandLine(command));
+}
+
+/** Return a command with a button that copies it; `isInline`: within a sentence. */
+export function commandLine(command, isInline = false) {
+  const text = h(isInline ? "code" : "pre", isInline ? null : { tabindex: "0" }, command);
+  const label = h("span", null, "Copy");
+  const copy = async () => {
+    let isCopied = true;
+    try {
+      await navigator.clipboard.writeText(command);
+    } catch {
+      getSelection().selectAllChildren(text); // browsers allow the clipboard to pages of localhost and of HTTPS only
+      isCopied = document.execCommand("copy");
+    }
+    setText(label, isCopied ? "Copied" : "Selected");
+    setTimeout(() => setText(label, "Copy"), 2_000);
+  };
+  const button = h("button", { type: "button", class: "secondary", onclick: copy, "aria-live": "polite" }, label);
+  button.append(h("span", { class: "hidden" }, ` ${command}`));
+  return h("span", { class: isInline ? "command inline" : "command" }, text, button);
 }
 
 /**

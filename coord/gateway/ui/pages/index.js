@@ -19,4 +19,6 @@ export const PAGES = [
   { name: "fleet", label: "Fleet", key: "f", load: () => import("./fleet.js") },
   { name: "tasks", label: "Tasks", key: "t", load: () => import("./tasks.js") },
   { name: "task", nav: "tasks", load: () => import("./task.js") },
+  { name: "messages", label: "Messages", key: "m", load: () => import("./messages.js") },
+  { name: "system", label: "System", key: "s", load: () => import("./system.js") },
 ];

@@ -1,0 +1,90 @@
+/** A table whose rows keep their elements: what has not changed is not written, so selected text and the focus stay. */
+
+import { fill, h, setText } from "../dom.js";
+
+/**
+ * A column: `text` returns the text of a cell. Or `node` returns its content, drawn again when the text differs.
+ *
+ * @typedef {Object} Column
+ * @property {string} label
+ * @property {string} [class]
+ * @property {(row: any) => string} text
+ * @property {(row: any) => any} [node]
+ */
+
+export class LiveTable {
+  /**
+   * @param {string} caption
+   * @param {Column[]} columns
+   * @param {(row: any) => string} keyOf
+   * @param {boolean} [isCards] on a phone each row is a card.
+   */
+  constructor(caption, columns, keyOf, isCards = true) {
+    this.columns = columns;
+    this.keyOf = keyOf;
+    this.rows = new Map();
+    this.body = h("tbody");
+    const heads = columns.map(({ label, class: name }) => h("th", { scope: "col", class: name }, label));
+    this.element = h(
+      "div",
+      { class: `table live${isCards ? " cards" : ""}`, tabindex: "0", role: "region", "aria-label": caption },
+      h("table", null, h("caption", { class: "hidden" }, caption), h("thead", null, h("tr", null, heads)), this.body),
+    );
+  }
+
+  /** Show these rows, in their order. */
+  set(rows) {
+    const gone = new Set(this.rows.keys());
+    let before = null;
+    for (const row of rows) {
+      const key = this.keyOf(row);
+      gone.delete(key);
+      const shown = this.rows.get(key) ?? this.add(key);
+      this.columns.forEach((column, at) => {
+        const text = String(column.text(row));
+        if (!column.node) setText(shown.cells[at], text);
+        else if (shown.texts[at] !== text) fill(shown.cells[at], column.node(row));
+        shown.texts[at] = text;
+      });
+      const place = before ? before.nextSibling : this.body.firstChild;
+      if (place !== shown.element) this.body.insertBefore(shown.element, place);
+      before = shown.element;
+    }
+    for (const key of gone) {
+      this.rows.get(key).element.remove();
+      this.rows.delete(key);
+    }
+  }
+
+  add(key) {
+    const cells = this.columns.map(({ label, class: name }) => h("td", { class: name, "data-label": label }));
+    const row = { element: h("tr", { "data-key": key }, cells), cells, texts: [] };
+    this.rows.set(key, row);
+    return row;
+  }
+}
+
+/** Call a function at once and then at most once in each `ms`, while the tab is visible; returns an end. */
+export function repeat(work, ms) {
+  let isBusy = false;
+  const run = async () => {
+    if (isBusy || document.hidden) return;
+    isBusy = true;
+    try {
+      await work();
+    } finally {
+      isBusy = false;
+    }
+  };
+  const timer = setInterval(run, ms);
+  document.addEventListener("visibilitychange", run);
+  run();
+  return () => {
+    clearInterval(timer);
+    document.removeEventListener("visibilitychange", run);
+  };
+}
+
+/** Return a state: its shape and its name. */
+export const state = (status, text = status) =>
+  h("span", { class: "state", "data-status": status }, h("i", { class: "shape", "aria-hidden": "true" }), text);
