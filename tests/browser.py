@@ -40,7 +40,7 @@ WCAG = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa")
 #: Schemes of URLs for which no request leaves the browser.
 INTERNAL = frozenset({"about", "blob", "data"})
 #: Milliseconds for an action or an expectation of Playwright. A machine with much else to do is slow.
-TIMEOUT_MS = 30_000
+TIMEOUT_MS = 60_000
 
 
 class WatchedPage:

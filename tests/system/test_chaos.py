@@ -169,9 +169,10 @@ async def _half(at: CellProcesses, count: int) -> bool:
 
 
 @pytest.mark.guarantee("chaos")
+@pytest.mark.timeout(400)
 async def test_two_thousand_tasks_in_chaos_all_end(at: CellProcesses) -> None:
     """A killer strikes a worker or an agent every two seconds, and agents die of their tasks besides."""
-    await _chaos(at, 2_000, 60)
+    await _chaos(at, 2_000, 150)
 
 
 @pytest.mark.long
