@@ -110,6 +110,7 @@ class Feed {
       this.hiding = setTimeout(() => {
         this.isHidden = true;
         this.abort?.abort();
+        this.wake?.();
       }, HIDDEN_MS);
     } else if (this.isHidden) {
       this.isHidden = false;
@@ -169,15 +170,16 @@ class Feed {
       if (isOver()) return;
       if (this.isAdapting) continue;
       this.wasLost = true;
+      if (!this.isHidden) {
+        this.set(STATES.lost);
+        await this.sleep(wait * (0.75 + Math.random() / 2));
+        wait = Math.min(wait * 2, WAIT_MS[1]);
+      }
       if (this.isHidden) {
         const since = Date.now();
         this.set(STATES.off);
         while (this.isHidden && !isOver()) await this.sleep(Infinity);
         if (Date.now() - since > FORGOTTEN_MS) this.position = "";
-      } else {
-        this.set(STATES.lost);
-        await this.sleep(wait * (0.75 + Math.random() / 2));
-        wait = Math.min(wait * 2, WAIT_MS[1]);
       }
     }
   }
