@@ -32,7 +32,7 @@ export class Strategy {
           text: ({ name, task_type: type, value, before }) =>
             `${named(name)}${type ? ` of ${type}` : ""}: ${before ?? "unset"} → ${value ?? "reset"}`,
         },
-        { label: "Who", class: "what", text: ({ by }) => by },
+        { label: "Who", class: "words", text: ({ by }) => by },
         { label: "Time", class: "number", text: ({ at }) => time(at) },
       ],
       ({ at, name, task_type: type }) => `${at} ${name} ${type}`,
