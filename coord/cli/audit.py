@@ -96,7 +96,7 @@ async def _read(
 def _what(entry: AuditEntry) -> str:
     """Return what was changed, in words."""
     if entry.query is None:
-        return entry.target
+        return f"{entry.target} ({entry.reason})" if entry.reason else entry.target
     text = f"{entry.done or 0:,} of {entry.count or 0:,} tasks of `{entry.query}`"
     text += f" to {entry.target}" if entry.target else ""
     skipped = ", ".join(f"{count:,} {code}" for code, count in sorted((entry.skipped or {}).items()))

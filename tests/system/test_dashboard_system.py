@@ -259,11 +259,11 @@ def test_a_readonly_key_sees_and_changes_nothing(cell: LiveCell, secured: Gatewa
     expect(process(page, "router")).to_have_count(1)
     page.get_by_role("button", name="Log out").click()
     log_in(page, operator)
-    strategy.get_by_label("Strategy").select_option("least_connections")
+    strategy.get_by_label("Strategy").select_option("consistent_hash")
     strategy.get_by_role("button", name="Switch").click()
     page.get_by_role("dialog").get_by_role("button", name="Switch").click()
     row = panel(page, "Audit").locator("tbody tr").first
-    expect(row).to_contain_text("least_connections")
+    expect(row).to_contain_text("consistent_hash")
     expect(row).to_contain_text(f"key:{record.key_id}")
     watched.forgive("status of 401")
 

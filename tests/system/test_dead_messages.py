@@ -11,6 +11,7 @@ import pytest
 from coord.embedded import EmbeddedServer
 from coord.errors import AgentNotFound
 from tests.system.gateway_cell import Gateway, gateway_cell
+from tests.system.live_cell import command_runner
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +145,9 @@ def test_the_history_of_an_agent(gateway: Gateway) -> None:
     assert gateway.call("GET", "/messages/history?within=1001").status == 422
 
 
-def test_the_reason_of_a_change(gateway: Gateway) -> None:
+def test_the_reason_of_a_change(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An operator gives a reason for a strategy or a modifier, and the audit shows it."""
     path = "/load-balancer/strategy"
     assert "predictive" in gateway.success("GET", path)["strategies"]
@@ -157,6 +160,9 @@ def test_the_reason_of_a_change(gateway: Gateway) -> None:
     ]
     gateway.cell.do(gateway.cell.client.admin.set_modifier("ejection", None, reason="back"))
     assert gateway.success("GET", "/audit?limit=1")["entries"][0]["reason"] == "back"
+    shown = command_runner(gateway.cell, monkeypatch, capsys)("audit", "--limit", "3").out
+    assert "random (compare it)" in shown
+    assert "(back)" in shown
     wrong = gateway.call("PUT", path, {"strategy": "random", "reason": "x" * 129})
     assert wrong.status == 422
     assert "reason" in str(wrong.body["detail"])

@@ -64,27 +64,6 @@ export class LiveTable {
   }
 }
 
-/** Call a function at once and then at most once in each `ms`, while the tab is visible; returns an end. */
-export function repeat(work, ms) {
-  let isBusy = false;
-  const run = async () => {
-    if (isBusy || document.hidden) return;
-    isBusy = true;
-    try {
-      await work();
-    } finally {
-      isBusy = false;
-    }
-  };
-  const timer = setInterval(run, ms);
-  document.addEventListener("visibilitychange", run);
-  run();
-  return () => {
-    clearInterval(timer);
-    document.removeEventListener("visibilitychange", run);
-  };
-}
-
 /** Return a state: its shape and its name. */
 export const state = (status, text = status) =>
   h("span", { class: "state", "data-status": status }, h("i", { class: "shape", "aria-hidden": "true" }), text);

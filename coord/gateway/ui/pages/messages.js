@@ -12,16 +12,16 @@ import { ago, count, number } from "../format.js";
 import { go, hrefOf, setQuery } from "../router.js";
 import { setPageKeys } from "../shortcuts.js";
 import { store } from "../store.js";
-import { LiveTable, repeat } from "./live_table.js";
+import { follow, repeat } from "./follow.js";
+import { LiveTable } from "./live_table.js";
 import { ConversationView } from "./messages_conversation.js";
 import { DeadLetters } from "./messages_dead.js";
 import { agentLink, kindOf, MessagePanel, statusOf } from "./messages_one.js";
 
 export const title = "Messages";
 
-/** Milliseconds between two reads while events arrive; without events (an agent that reads a message makes none). */
-const READ_MS = 1_000;
-const IDLE_MS = 5_000;
+/** Milliseconds between two reads of the number of dead letters. */
+const COUNT_MS = 5_000;
 const ROWS = 100;
 
 let page = null;
@@ -63,7 +63,7 @@ class MessagesPage {
       ),
     );
     setPageKeys([{ key: "Escape", label: "Close the message or the conversation", run: () => this.close() }]);
-    this.stop = repeat(() => this.countDead(), IDLE_MS);
+    this.stop = repeat(() => this.countDead(), COUNT_MS);
     this.show(where);
   }
 
@@ -193,22 +193,14 @@ class Recent {
       this.note,
       h("footer", null, this.more),
     );
-    this.ends = [
-      feed.subscribe(["message", "request"], () => {
-        this.isOld = true;
-      }),
-      feed.onGap(() => {
-        this.isOld = true;
-      }),
-      store.subscribe(() => this.drawAgents()),
-    ];
+    this.endAgents = store.subscribe(() => this.drawAgents());
     this.drawAgents();
   }
 
   end() {
     this.isOver = true;
     this.stop?.();
-    for (const end of this.ends) end();
+    this.endAgents();
   }
 
   drawAgents() {
@@ -232,14 +224,8 @@ class Recent {
     this.input.value = agent;
     this.older = this.newest = [];
     this.cursor = undefined;
-    this.isOld = true;
     this.stop?.();
-    this.stop = repeat(() => this.tick(), READ_MS);
-  }
-
-  async tick() {
-    if (this.isOld || Date.now() - this.readAt > IDLE_MS) await this.read();
-    else this.draw();
+    this.stop = follow(["message", "request"], () => this.read(), { draw: () => this.draw() });
   }
 
   async list(cursor) {
@@ -249,8 +235,6 @@ class Recent {
   }
 
   async read() {
-    this.isOld = false;
-    this.readAt = Date.now();
     try {
       const found = await this.list();
       if (!found) return;

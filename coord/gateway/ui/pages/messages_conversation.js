@@ -2,16 +2,13 @@
 
 import { get } from "../api.js";
 import { fill, h, setText } from "../dom.js";
-import { feed } from "../feed.js";
 import { count, time } from "../format.js";
 import { go, hrefOf } from "../router.js";
-import { repeat } from "./live_table.js";
+import { follow } from "./follow.js";
 import { kindOf, LOST, statusOf } from "./messages_one.js";
 
-const READ_MS = 1_000;
-const IDLE_MS = 5_000;
 /** Pixels: a column of an agent, at least and at most; a row of a message, the head, and the edge. */
-const COLUMN = [148, 230];
+const COLUMN = [132, 230];
 const ROW = 46;
 const HEAD = 40;
 const EDGE = 84;
@@ -34,7 +31,6 @@ export class ConversationView {
   constructor(id) {
     this.id = id;
     this.isOver = false;
-    this.isOld = true;
     this.text = h("span", { class: "muted" });
     this.diagram = h("div", { class: "diagram", tabindex: "0", role: "region", "aria-label": "Diagram" });
     this.list = h("ol", { class: "talk" });
@@ -53,29 +49,15 @@ export class ConversationView {
       this.problem,
       this.main,
     );
-    this.ends = [
-      feed.subscribe(["message", "request"], () => {
-        this.isOld = true;
-      }),
-      feed.onGap(() => {
-        this.isOld = true;
-      }),
-      repeat(() => this.tick(), READ_MS),
-    ];
+    this.stop = follow(["message", "request"], () => this.read());
   }
 
   end() {
     this.isOver = true;
-    for (const end of this.ends) end();
-  }
-
-  async tick() {
-    if (this.isOld || Date.now() - this.readAt > IDLE_MS) await this.read();
+    this.stop();
   }
 
   async read() {
-    this.isOld = false;
-    this.readAt = Date.now();
     try {
       const found = await get(`/messages/conversations/${encodeURIComponent(this.id)}`);
       if (this.isOver) return;

@@ -8,10 +8,9 @@ import { ago, count } from "../format.js";
 import { hrefOf } from "../router.js";
 import { session } from "../session.js";
 import { attempt } from "../toast.js";
-import { LiveTable, repeat } from "./live_table.js";
+import { follow } from "./follow.js";
+import { LiveTable } from "./live_table.js";
 
-const READ_MS = 1_000;
-const IDLE_MS = 5_000;
 const ROWS = 50;
 
 /** Return the buttons of an operator for a dead letter; `done` is called after each success. */
@@ -60,7 +59,6 @@ export class DeadLetters {
   constructor(changed) {
     this.changed = changed;
     this.isOver = false;
-    this.isOld = true;
     this.shown = ROWS;
     const role = () => session.refusal("operator") ?? "";
     this.table = new LiveTable(
@@ -105,31 +103,16 @@ export class DeadLetters {
       this.note,
       h("footer", null, this.more),
     );
-    this.ends = [
-      feed.subscribe(["message.dead", "message.delivered", "dead"], () => {
-        this.isOld = true;
-      }),
-      feed.onGap(() => {
-        this.isOld = true;
-      }),
-      session.onChange(() => this.read()),
-      repeat(() => this.tick(), READ_MS),
-    ];
+    const types = ["message.dead", "message.delivered", "dead"];
+    this.stop = follow(types, () => this.read(), { draw: () => this.draw() });
   }
 
   end() {
     this.isOver = true;
-    for (const end of this.ends) end();
-  }
-
-  async tick() {
-    if (this.isOld || Date.now() - this.readAt > IDLE_MS) await this.read();
-    else this.draw();
+    this.stop();
   }
 
   async read() {
-    this.isOld = false;
-    this.readAt = Date.now();
     try {
       this.found = await get("/messages/dead", { limit: this.shown });
       if (this.isOver) return;

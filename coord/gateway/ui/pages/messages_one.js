@@ -2,15 +2,13 @@
 
 import { get } from "../api.js";
 import { fill, h, icon } from "../dom.js";
-import { feed } from "../feed.js";
 import { count, number, time } from "../format.js";
 import { hrefOf, link } from "../router.js";
 import { session } from "../session.js";
-import { repeat, state } from "./live_table.js";
+import { follow } from "./follow.js";
+import { state } from "./live_table.js";
 import { letterActions } from "./messages_dead.js";
 
-const READ_MS = 1_000;
-const IDLE_MS = 5_000;
 const RECIPIENTS = 50;
 export const LOST = ["dead", "expired"];
 
@@ -48,7 +46,6 @@ export class MessagePanel {
   constructor(id, close) {
     this.id = id;
     this.isOver = false;
-    this.isOld = true;
     this.isShown = false;
     this.limit = RECIPIENTS;
     this.title = h("h2", { class: "mono", tabindex: "-1", id: "message-title" }, id);
@@ -68,31 +65,18 @@ export class MessagePanel {
       ),
       this.body,
     );
-    this.ends = [
-      feed.subscribe(["message", "request", "dead"], (batch) => {
-        if (batch.some(({ data }) => [data.message_id, data.id, data.broadcast_id].includes(id))) this.isOld = true;
-      }),
-      feed.onGap(() => {
-        this.isOld = true;
-      }),
-      session.onChange(() => this.read()),
-      repeat(() => this.tick(), READ_MS),
-    ];
+    this.stop = follow(["message", "request", "dead"], () => this.read(), {
+      wants: (batch) => batch.some(({ data }) => [data.message_id, data.id, data.broadcast_id].includes(id)),
+    });
   }
 
   end() {
     this.isOver = true;
-    for (const end of this.ends) end();
+    this.stop();
     this.element.remove();
   }
 
-  async tick() {
-    if (this.isOld || Date.now() - this.readAt > IDLE_MS) await this.read();
-  }
-
   async read() {
-    this.isOld = false;
-    this.readAt = Date.now();
     try {
       const found = await get(`/messages/${encodeURIComponent(this.id)}`, { limit: this.limit });
       if (!this.isOver) this.draw(found);

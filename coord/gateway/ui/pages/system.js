@@ -3,13 +3,13 @@
 import { get } from "../api.js";
 import { commandLine, fill, h, setText } from "../dom.js";
 import { ago, count, duration, number, percent, rate, time } from "../format.js";
-import { LiveTable, repeat, state } from "./live_table.js";
+import { repeat } from "./follow.js";
+import { LiveTable, state } from "./live_table.js";
 import { Audit } from "./system_audit.js";
 import { Strategy } from "./system_strategy.js";
 
 export const title = "System";
 
-const READ_MS = 1_000;
 /** Without a sign of life for this long, a process is shown as silent. */
 const SILENT_MS = 15_000;
 /** Readings of the throughput in a line. */
@@ -84,7 +84,7 @@ class SystemPage {
         this.audit.element,
       ),
     );
-    this.stop = repeat(() => this.read(), READ_MS);
+    this.stop = repeat(() => this.read());
   }
 
   end() {

@@ -2,15 +2,13 @@
 
 import { get } from "../api.js";
 import { emptyState, fill, h } from "../dom.js";
-import { feed } from "../feed.js";
 import { count, time } from "../format.js";
 import { session } from "../session.js";
-import { LiveTable, repeat, state } from "./live_table.js";
+import { follow } from "./follow.js";
+import { LiveTable, state } from "./live_table.js";
 
 /** Events that an operator may have caused; all other changes are found by reading again. */
 const EVENTS = ["setting", "dead", "token", "link", "master", "agent.changed", "task.cancelled", "task.replayed"];
-const READ_MS = 1_000;
-const IDLE_MS = 5_000;
 const ROWS = 25;
 const GOOD = ["ok", "delivered", "pending", "same"];
 
@@ -35,8 +33,6 @@ const COLUMNS = [
 export class Audit {
   constructor() {
     this.isOver = false;
-    this.isOld = true;
-    this.readAt = 0;
     this.entries = new Map();
     this.cursor = null;
     this.table = new LiveTable("Audit", COLUMNS, ({ id }) => id);
@@ -50,21 +46,12 @@ export class Audit {
       this.note,
       h("footer", null, this.more),
     );
-    this.ends = [
-      feed.subscribe(EVENTS, () => {
-        this.isOld = true;
-      }),
-      feed.onGap(() => {
-        this.isOld = true;
-      }),
-      session.onChange(() => this.read()),
-      repeat(() => this.read(), READ_MS),
-    ];
+    this.stop = follow(EVENTS, () => this.read());
   }
 
   end() {
     this.isOver = true;
-    for (const end of this.ends) end();
+    this.stop();
   }
 
   async read() {
@@ -74,9 +61,6 @@ export class Audit {
       fill(this.note, h("p", { class: "muted body" }, `Not shown: ${refusal}.`));
       return;
     }
-    if (!this.isOld && Date.now() - this.readAt < IDLE_MS) return;
-    this.isOld = false;
-    this.readAt = Date.now();
     try {
       const { entries, next } = await get("/audit", { limit: ROWS });
       if (this.isOver) return;

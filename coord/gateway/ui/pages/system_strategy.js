@@ -3,15 +3,13 @@
 import { get, put } from "../api.js";
 import { confirm } from "../dialog.js";
 import { fill, h } from "../dom.js";
-import { feed } from "../feed.js";
 import { time } from "../format.js";
 import { session } from "../session.js";
 import { attempt } from "../toast.js";
-import { LiveTable, repeat } from "./live_table.js";
+import { follow } from "./follow.js";
+import { LiveTable } from "./live_table.js";
 
 const PATH = "/load-balancer/strategy";
-const READ_MS = 1_000;
-const IDLE_MS = 10_000;
 const CHANGES = 20;
 const MODIFIERS = {
   ejection: "An agent that fails a task type far more often than others gets none of it for a while.",
@@ -23,17 +21,19 @@ const named = (name) => name.replaceAll("_", " ");
 export class Strategy {
   constructor() {
     this.isOver = false;
-    this.isOld = true;
-    this.readAt = 0;
     this.drawn = "";
     this.body = h("div", { class: "body strategy" });
     this.history = new LiveTable(
       "Changes",
       [
-        { label: "Time", text: ({ at }) => time(at) },
-        { label: "Setting", text: ({ name, task_type: type }) => (type ? `${name} of ${type}` : name) },
-        { label: "Value", text: ({ value, before }) => `${before ?? "unset"} → ${value ?? "reset"}` },
-        { label: "Who", class: "who-cell", text: ({ by }) => by },
+        {
+          label: "Change",
+          class: "what",
+          text: ({ name, task_type: type, value, before }) =>
+            `${named(name)}${type ? ` of ${type}` : ""}: ${before ?? "unset"} → ${value ?? "reset"}`,
+        },
+        { label: "Who", class: "words", text: ({ by }) => by },
+        { label: "Time", class: "number", text: ({ at }) => time(at) },
       ],
       ({ at, name, task_type: type }) => `${at} ${name} ${type}`,
     );
@@ -45,28 +45,15 @@ export class Strategy {
       this.body,
       this.changes,
     );
-    this.ends = [
-      feed.subscribe(["setting"], () => {
-        this.isOld = true;
-      }),
-      session.onChange(() => this.draw()),
-      repeat(() => this.tick(), READ_MS),
-    ];
+    this.stop = follow(["setting"], () => this.read());
   }
 
   end() {
     this.isOver = true;
-    for (const end of this.ends) end();
-  }
-
-  async tick() {
-    if (this.isOld || Date.now() - this.readAt > IDLE_MS) await this.read();
-    else this.draw();
+    this.stop();
   }
 
   async read() {
-    this.isOld = false;
-    this.readAt = Date.now();
     try {
       const [rules, history] = await Promise.all([get(PATH), get(`${PATH}/history`, { limit: CHANGES })]);
       if (this.isOver) return;
