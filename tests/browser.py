@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -62,14 +63,17 @@ class WatchedPage:
         page.on("websocket", lambda socket: self._note_url(socket.url))
         page.goto(url)
 
-    def forgive(self, pattern: str) -> None:
+    def forgive(self, pattern: str, within_ms: float = TIMEOUT_MS) -> None:
         """Forget the errors that this test causes itself, for example those of a gateway that restarts.
 
         Args:
             pattern: a regular expression that is found in at least one error.
+            within_ms: milliseconds in which an error comes; the browser reports it after what the page shows.
         """
-        forgiven = [error for error in self.errors if re.search(pattern, error)]
-        assert forgiven, f"no error matches {pattern!r}: {self.errors}"
+        deadline = monotonic() + within_ms / 1000
+        while not (forgiven := [error for error in self.errors if re.search(pattern, error)]):
+            assert monotonic() < deadline, f"no error matches {pattern!r}: {self.errors}"
+            self.page.wait_for_timeout(20)
         self.errors = [error for error in self.errors if error not in forgiven]
 
     def barriers(self, *ignored: str) -> list[str]:
@@ -105,13 +109,14 @@ class WatchedPage:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium; each page of ``open_page`` is a new window of it."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     chromium = shutil.which("chromium")
     if chromium is None:
         if os.environ.get("CI"):
             pytest.fail("no chromium on PATH; .ci/run installs it")
         pytest.skip("no chromium on PATH; apt-get install chromium")
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS), timeout=TIMEOUT_MS)
         yield running

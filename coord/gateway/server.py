@@ -66,7 +66,8 @@ async def serve(
         asyncio.create_task(_set_when(requested, server, "should_exit")),
         asyncio.create_task(_set_when(forced, server, "force_exit")),
     ]
-    log.info("gateway.started", url=url_of(listener))
+    url = url_of(listener)
+    log.info("gateway.started", url=url, dashboard=f"{url}/ui")
     presence = Presence(backend, lambda: server.server_state.total_requests)
     presence.start()
     try:

@@ -34,7 +34,8 @@ async def run_gateways(settings: Settings, count: int, shutdown: Shutdown) -> bo
         ConfigError: the address must not or cannot be bound.
     """
     with bind(settings) as listener:
-        log.info("gateways.started", url=url_of(listener), workers=count)
+        url = url_of(listener)
+        log.info("gateways.started", url=url, dashboard=f"{url}/ui", workers=count)
         programs = [_program(settings, number, listener) for number in range(1, count + 1)]
         try:
             await Supervisor(programs, _log_event, gives_up=lambda event: event.code == UNUSABLE).run(shutdown)

@@ -243,7 +243,7 @@ class LocalCell:
             rows["namespace"] = self._plan.settings.namespace
         rows["workers"] = [program.name for program in workers] or "none here"
         if self._plan.gateway:
-            rows["gateway"] = _gateway_row(self._plan.settings)
+            rows |= _gateway_rows(self._plan.settings)
         if self._plan.agents:
             rows["agents"] = [program.name for program in self._plan.agents]
         rows["announced"] = f"nowhere: {self._unpublished}" if self._unpublished else str(self._endpoint)
@@ -340,10 +340,11 @@ class LocalCell:
         )
 
 
-def _gateway_row(settings: Settings) -> str:
+def _gateway_rows(settings: Settings) -> dict[str, str]:
     if settings.gateway_port and is_taken(settings):
-        return f"not yet: port {settings.gateway_port} is taken; --port 0 takes a free one"
-    return url_of(settings) or "on a free port"
+        return {"gateway": f"not yet: port {settings.gateway_port} is taken; --port 0 takes a free one"}
+    url = url_of(settings)
+    return {"gateway": url, "dashboard": f"{url}/ui"} if url else {"gateway": "on a free port"}
 
 
 async def _pass_on_force(first: Shutdown, second: Shutdown) -> None:

@@ -95,11 +95,11 @@ class StagedFleet:
         """End the work; tasks stay as they are."""
         await cancel_and_wait(self._working)
 
-    async def submit(self, count: int) -> None:
-        """Submit tasks of all roles."""
+    async def submit(self, count: int, roles: Sequence[Role] = ROLES) -> None:
+        """Submit tasks of these roles."""
         specs = []
         for _ in range(count):
-            (role,) = self._random.choices(ROLES, [role.weight * role.capacity for role in ROLES])
+            (role,) = self._random.choices(roles, [role.weight * role.capacity for role in roles])
             self.submitted += 1
             specs.append(
                 {
@@ -114,10 +114,10 @@ class StagedFleet:
 
     async def _work(self, per_s: float, run_s: tuple[float, float], failing: float) -> None:
         loop = asyncio.get_running_loop()
-        due = 0.0
+        due, began = 0.0, loop.time()
         while True:
+            due += per_s * (loop.time() - began)
             began = loop.time()
-            due += per_s * TURN_S
             if due >= 1:
                 await self.submit(int(due))
                 due -= int(due)

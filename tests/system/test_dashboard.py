@@ -12,11 +12,13 @@ from playwright.sync_api import Locator, Page, expect
 
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
+from coord.gateway.script import join
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered
 from coord.streams import Append
 from tests.browser import DEVICES, THEMES, Device, OpenPage, Theme, WatchedPage
 from tests.ports import unused_port
+from tests.repo.documents import ROOT, blocks
 from tests.running import running_cell
 from tests.system.gateway_cell import Gateway, gateway_of
 from tests.system.live_cell import LiveCell, live_cell
@@ -273,22 +275,26 @@ def test_a_restarted_gateway_is_caught_up_with(cell: LiveCell, open_page: OpenPa
         page.evaluate("globalThis.isTheSamePage = true")
     expect(page.get_by_text("Connection lost", exact=True)).to_be_visible()
     expect(page.get_by_role("status").filter(has_text="connects again by itself")).to_be_visible()
-    facts = [AgentRegistered(f"away-{n}", AgentType.MONITOR, capacity=1) for n in range(3)]
-    cell.do(cell.client.connection.append([Append("in:registry", fact) for fact in facts]))
+    page.get_by_role("button", name="Connect now").click()
+    expect(page.get_by_text("Connection lost", exact=True)).to_be_visible()
+    fact = AgentRegistered("away-1", AgentType.MONITOR, capacity=1)
+    cell.do(cell.client.connection.append([Append("in:registry", fact)]))
     cell.do(cell.client.admin.drain("scan-1"))
-    with gateway_of(cell, port):
-        page.get_by_role("button", name="Connect now").click()
-        expect(page.get_by_text("Live")).to_be_visible()
-        expect(page.locator(".notice")).to_have_count(0)
-        expect(page.locator(".tile")).to_have_count(7)
-        expect(tile(page, "scan-1")).to_have_attribute("aria-label", re.compile("scan-1: draining"))
+    try:
+        with gateway_of(cell, port):
+            expect(page.get_by_text("Live")).to_be_visible()
+            expect(page.locator(".notice")).to_have_count(0)
+            expect(tile(page, "away-1")).to_be_visible()
+            expect(tile(page, "scan-1")).to_have_attribute("aria-label", re.compile("scan-1: draining"))
+            cell.do(cell.client.admin.resume("scan-1"))
+            expect(tile(page, "scan-1")).to_have_attribute("aria-label", re.compile("scan-1: active"))
+            cell.do(cell.client.admin.remove("away-1"))
+            expect(page.locator(".tile")).to_have_count(4)
+            assert page.evaluate("globalThis.isTheSamePage") is True
+            page.goto("about:blank")
+    finally:
         cell.do(cell.client.admin.resume("scan-1"))
-        expect(tile(page, "scan-1")).to_have_attribute("aria-label", re.compile("scan-1: active"))
-        assert page.evaluate("globalThis.isTheSamePage") is True
-        for fact in facts:
-            cell.do(cell.client.admin.remove(fact.agent_id))
-        expect(page.locator(".tile")).to_have_count(4)
-        page.goto("about:blank")
+        cell.do(cell.client.admin.remove("away-1"))
     watched.forgive("ERR_|status of 503")
 
 
@@ -327,6 +333,7 @@ def test_a_role_limits_what_is_offered(cell: LiveCell, secured: Gateway, open_pa
     expect(tile(page, "gpu-1")).to_have_attribute("aria-label", re.compile("draining"))
     cell.do(cell.client.admin.resume("gpu-1"))
     cell.do(cell.client.admin.revoke_key(record.key_id))
+    cell.do(cell.client.submit("echo"))  # an event: the gateway checks the credential before it sends the next one
     expect(login.get_by_role("alert")).to_contain_text("not valid any more")
     expect(page.locator(".tile")).to_have_count(0)
     watched.forgive("status of 401")
@@ -344,6 +351,60 @@ def test_an_empty_cell_says_what_to_do(cell: LiveCell, open_page: OpenPage) -> N
             page.goto("about:blank")
     finally:
         cell.do(stack.aclose())
+
+
+def add_page(page: Page, row: str) -> None:
+    """Serve a dashboard with one more page, which is the module of docs/dashboard.md."""
+    (block,) = (block for block in blocks(ROOT / "docs" / "dashboard.md") if block.language == "js")
+    folder = ROOT / "coord" / "gateway" / "ui"
+    modules = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.js")}
+    modules["pages/pools.js"] = block.text
+    begin = "export const PAGES = ["
+    modules["pages/index.js"] = modules["pages/index.js"].replace(begin, f"{begin}{row}, ")
+    script = join(modules, "app.js")
+    page.route("**/app.js", lambda route: route.fulfill(body=script, content_type="text/javascript"))
+    page.goto(f"{page.url.partition('#')[0]}#/fleet")
+    page.reload()
+    expect(page.locator(".tile")).to_have_count(4)
+
+
+def test_the_page_of_the_document_works(fleet: OpenFleet) -> None:
+    """Once it is named in the index, as the document says."""
+    (row,) = re.findall(r"`(\{ name: .*? \})`", (ROOT / "docs" / "dashboard.md").read_text())
+    page = fleet()
+    add_page(page, row)
+    page.keyboard.press("g")
+    page.keyboard.press("p")
+    expect(page.get_by_role("heading", name="Pools")).to_be_visible()
+    expect(page.get_by_text("0 pools")).to_be_visible()
+    assert page.url.endswith("#/pools")
+
+
+#: Presses the first point of the canvas that is drawn. True once that has opened the task.
+PRESS = """() => {
+  const canvas = document.querySelector("canvas.flights");
+  if (!canvas) return false;
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const at = data.findIndex((value, index) => index % 4 === 3 && value > 200) >> 2;
+  if (at < 0) return false;
+  const [clientX, clientY] = [at % canvas.width, Math.floor(at / canvas.width)];
+  const press = new MouseEvent("click", { bubbles: true, cancelable: true, clientX, clientY });
+  document.elementFromPoint(clientX, clientY).dispatchEvent(press);
+  return location.hash === "#/task/pressed-1";
+}"""
+
+
+def test_a_pressed_flight_opens_its_task(cell: LiveCell, fleet: OpenFleet) -> None:
+    """As does its link in the list of placements."""
+    page = fleet()
+    add_page(page, '{ name: "task", load: () => import("./pools.js") }')
+    cell.do(cell.client.submit("echo", task_id="pressed-1"))
+    page.wait_for_function(PRESS)
+    expect(page.get_by_role("heading", name="Pools")).to_be_visible()
+    page.go_back()
+    cell.do(cell.client.submit("echo", task_id="pressed-2"))
+    page.get_by_role("link", name="pressed-2").click()
+    assert page.url.endswith("#/task/pressed-2")
 
 
 def test_the_theme_is_kept(fleet: OpenFleet) -> None:

@@ -22,7 +22,7 @@ ELSEWHERE = ("reader/inbox", "Authorization", "/events")
 OTHER = {"/tasks/page-8/retry": 409}
 #: Calls without a session: they need security, stay open, or belong to a page.
 WITHOUT = re.compile(
-    r"/auth/.*|/events|/ws|/docs.*|/tasks/\{task_id:id\}/(fail|release)|POST /load-balancer/strategy|.*/inbox.*"
+    r"/auth/.*|/events|/ws|/docs.*|/ui.*|/tasks/\{task_id:id\}/(fail|release)|POST /load-balancer/strategy|.*/inbox.*"
 )
 BLOCKS = [block for block in blocks(ROOT / "docs" / "http.md") if block.language == "sh" and HOST in block.text]
 

@@ -27,8 +27,9 @@ async def test_it_answers_when_coord_up_is_ready(start: Start, unused_port: int)
     assert (status, body["status"]) == (200, "healthy")
     (started,) = up.events("up.started")
     assert started["gateway"] == f"http://127.0.0.1:{unused_port}"
+    assert started["dashboard"] == f"{started['gateway']}/ui"
     (own,) = up.events("gateway.started", "gateway")
-    assert own["url"] == started["gateway"]
+    assert (own["url"], own["dashboard"]) == (started["gateway"], started["dashboard"])
     up.process.terminate()
     assert await up.ended() == 0
     events = [line["event"] for line in up.lines()]

@@ -9,14 +9,22 @@ import { ApiError, credentials, read, urlOf } from "./api.js";
 
 /** @typedef {{type: string, at: number, data: Object<string, string>}} FeedEvent `type` is without `coord.`. */
 
-/** States: `off` before the first connection, `live`, `lost` while there is none, `behind` while it catches up. */
+/**
+ * States: `off` before the first connection and while the tab is hidden, `live`, `lost` while there is no connection,
+ * `behind` while it catches up.
+ */
 export const STATES = { off: "off", live: "live", lost: "lost", behind: "behind" };
 
 /** Milliseconds: first and longest wait before it connects again; silence that means a dead connection. */
 const WAIT_MS = [500, 10_000];
 const SILENCE_MS = 40_000;
-/** Without data for this long after it has connected, it has caught up. */
+/** It has caught up when an event is younger than this, when no data comes for so long, and at the latest after this. */
+const YOUNG_MS = 2_000;
 const QUIET_MS = 250;
+const BEHIND_MS = 10_000;
+/** A hidden tab gives its connection back: browsers open only six to a host. After longer it does not read it all. */
+const HIDDEN_MS = 60_000;
+const FORGOTTEN_MS = 300_000;
 /** Milliseconds of work before the browser gets its turn. */
 const SLICE_MS = 12;
 
@@ -26,17 +34,19 @@ class Feed {
     /** Milliseconds by which the gateway's clock is ahead of the browser's. */
     this.clockOffset = 0;
     this.position = "";
-    this.retryAt = 0;
     this.listeners = new Map(); // function -> types that it wants
     this.stateListeners = new Set();
     this.gapListeners = new Set();
     this.abort = null;
     this.wake = null;
+    this.hiding = 0;
+    this.isHidden = false;
     this.isRunning = false;
     this.wasLost = false;
     this.isAdapting = false;
     this.types = "";
     this.turn = 0;
+    document.addEventListener("visibilitychange", () => this.hide());
   }
 
   /**
@@ -93,6 +103,32 @@ class Feed {
     this.wake?.();
   }
 
+  /** Disconnect when the tab has been hidden for a while, and connect when it is shown. */
+  hide() {
+    clearTimeout(this.hiding);
+    if (document.hidden) {
+      this.hiding = setTimeout(() => {
+        this.isHidden = true;
+        this.abort?.abort();
+      }, HIDDEN_MS);
+    } else if (this.isHidden) {
+      this.isHidden = false;
+      this.wake?.();
+    }
+  }
+
+  /** Wait until `wake` is called, at most for some ms; Infinity: without a limit. */
+  async sleep(ms) {
+    await new Promise((resolve) => {
+      const timer = ms === Infinity ? 0 : setTimeout(resolve, ms);
+      this.wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    this.wake = null;
+  }
+
   /** Connect with other types if a page wants more than the connection brings. */
   adapt() {
     const wanted = this.wanted();
@@ -133,18 +169,16 @@ class Feed {
       if (isOver()) return;
       if (this.isAdapting) continue;
       this.wasLost = true;
-      this.set(STATES.lost);
-      const ms = wait * (0.75 + Math.random() / 2);
-      wait = Math.min(wait * 2, WAIT_MS[1]);
-      this.retryAt = Date.now() + ms;
-      await new Promise((resolve) => {
-        const timer = setTimeout(resolve, ms);
-        this.wake = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
-      this.wake = null;
+      if (this.isHidden) {
+        const since = Date.now();
+        this.set(STATES.off);
+        while (this.isHidden && !isOver()) await this.sleep(Infinity);
+        if (Date.now() - since > FORGOTTEN_MS) this.position = "";
+      } else {
+        this.set(STATES.lost);
+        await this.sleep(wait * (0.75 + Math.random() / 2));
+        wait = Math.min(wait * 2, WAIT_MS[1]);
+      }
     }
   }
 
@@ -176,13 +210,15 @@ class Feed {
       };
       if (this.wasLost) this.set(STATES.behind);
       else caughtUp();
+      const latest = Date.now() + BEHIND_MS;
       const parser = new Parser();
       for await (const text of chunks(response.body)) {
         if (abort.signal.aborted) return;
         alive();
         clearTimeout(quiet);
         if (this.state !== STATES.live) quiet = setTimeout(caughtUp, QUIET_MS);
-        await this.handle(parser, text);
+        const at = await this.handle(parser, text);
+        if (this.state !== STATES.live && (at > this.now() - YOUNG_MS || Date.now() > latest)) caughtUp();
       }
     } finally {
       clearTimeout(silence);
@@ -191,15 +227,17 @@ class Feed {
     }
   }
 
+  /** Deliver the events of a text; return the time of the last one. */
   async handle(parser, text) {
     let batch = [];
+    let last = 0;
     let began = performance.now();
     for (const { id, data } of parser.push(text)) {
       if (data) {
         const event = JSON.parse(data);
         const type = event.type.slice("coord.".length);
         if (type === "gap") this.gap(event.data.reason);
-        else batch.push({ type, at: Date.parse(event.time), data: event.data });
+        else batch.push({ type, at: (last = Date.parse(event.time)), data: event.data });
       }
       if (id) this.position = id;
       if (performance.now() - began > SLICE_MS) {
@@ -210,6 +248,7 @@ class Feed {
       }
     }
     this.deliver(batch);
+    return last;
   }
 
   deliver(batch) {

@@ -448,6 +448,7 @@ class FleetPage {
       // One dot for each doubling: a long queue is seen, and a short one is not lost.
       lane.dots.style.setProperty("--dots", String(size ? Math.min(14, Math.floor(Math.log2(size)) + 1) : 0));
     }
+    this.tiles.drawGroups();
     this.drawPlacements();
   }
 

@@ -7,6 +7,7 @@
 
 import { h, setText } from "../dom.js";
 import { number, percent } from "../format.js";
+import { store } from "../store.js";
 import { loadOf } from "./fleet_query.js";
 
 /** @typedef {import("../store.js").Agent} Agent */
@@ -114,7 +115,6 @@ export class Tiles {
     for (const group of groups) {
       const section = this.sections.get(group.name) ?? this.addSection(group.name);
       left.delete(group.name);
-      section.show(group);
       if (before ? before.nextSibling !== section.element : this.element.firstChild !== section.element) {
         if (before) before.after(section.element);
         else this.element.prepend(section.element);
@@ -141,16 +141,21 @@ export class Tiles {
       element,
       grid,
       own: new Map(), // agent -> tile
-      show(group) {
-        element.classList.toggle("unnamed", name === "");
-        setText(title, name || "Agents");
-        grid.setAttribute("aria-label", name || "Agents");
-        const used = group.agents.reduce((sum, agent) => sum + Math.min(agent.load, agent.capacity), 0);
-        const all = group.agents.reduce((sum, agent) => sum + agent.capacity, 0);
-        setText(count, `${number(group.agents.length)} · ${number(used)} of ${number(all)} slots`);
+      draw() {
+        let [used, all] = [0, 0];
+        for (const id of section.own.keys()) {
+          const agent = store.agents.get(id);
+          if (!agent) continue;
+          used += Math.min(agent.load, agent.capacity);
+          all += agent.capacity;
+        }
+        setText(count, `${number(section.own.size)} · ${number(used)} of ${number(all)} slots`);
         meter.firstChild.style.width = `${all ? Math.round((used / all) * 100) : 0}%`;
       },
     };
+    element.classList.toggle("unnamed", name === "");
+    setText(title, name || "Agents");
+    grid.setAttribute("aria-label", name || "Agents");
     this.sections.set(name, section);
     return section;
   }
@@ -197,6 +202,11 @@ export class Tiles {
     }
     this.keepStop();
     if (at < list.length) requestAnimationFrame(() => this.add(list.slice(at), turn));
+  }
+
+  /** Show the numbers of the groups. */
+  drawGroups() {
+    for (const section of this.sections.values()) section.draw();
   }
 
   /** Show an agent that has changed. */

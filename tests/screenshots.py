@@ -1,0 +1,106 @@
+"""Takes the pictures of the dashboard in docs/pictures, from a live cell; ``scripts/screenshots`` runs it.
+
+Each picture is a row of ``PICTURES``: a page that is added to the dashboard adds its row.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from coord.embedded import EmbeddedServer
+from coord.models.agents import AgentStatus
+from tests.browser import ARGUMENTS, Theme
+from tests.repo.documents import ROOT
+from tests.system.gateway_cell import gateway_cell
+from tests.system.live_cell import LiveCell
+from tests.system.staged_fleet import ROLES, StagedFleet
+
+FOLDER = ROOT / "docs" / "pictures"
+#: Bytes of a picture at most: the repository keeps each version of each.
+LIMIT = 150_000
+WIDE, NARROW = (1080, 640), (390, 760)
+#: Milliseconds for which a page follows the cell before its picture is taken.
+SETTLED_MS = 6_000
+
+
+def settle(page: Page) -> None:
+    """Let the page follow the cell for a while."""
+    page.wait_for_timeout(SETTLED_MS)
+
+
+class Picture(NamedTuple):
+    """A picture and how it is taken."""
+
+    name: str
+    place: str  #: in the URL
+    theme: Theme = "light"
+    size: tuple[int, int] = WIDE
+    prepare: Callable[[Page], None] = settle
+
+
+PICTURES = (
+    Picture("fleet", "#/fleet?group=region"),
+    Picture("fleet-agent", "#/fleet/gpu-2?group=type", "dark"),
+    Picture("fleet-phone", "#/fleet?group=type", "light", NARROW),
+)
+
+
+async def stage(cell: LiveCell) -> StagedFleet:
+    """Return a fleet at work: most agents are active, and each other state has some."""
+    fleet = StagedFleet(cell.client)
+    ids = await fleet.register(52)
+    await fleet.set_status(ids[4::23], AgentStatus.BUSY)
+    await fleet.set_status(ids[11::47], AgentStatus.ERROR)
+    for agent_id in ids[7::31]:
+        await cell.client.admin.drain(agent_id)
+    for agent_id in ids[17::41]:
+        await cell.client.admin.maintain(agent_id)
+    await fleet.submit(70, [role for role in ROLES if role.name == "train"])  # more than its agents can take
+    fleet.start(20, run_s=(6.0, 13.0))
+    return fleet
+
+
+def main() -> None:
+    """Take all pictures."""
+    FOLDER.mkdir(exist_ok=True)
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        sys.exit("no chromium on PATH; apt-get install chromium")
+    with ExitStack() as stack:
+        server = EmbeddedServer.start(Path(stack.enter_context(TemporaryDirectory())), extra=("--appendonly", "no"))
+        stack.callback(server.stop, force=True)
+        gateway = stack.enter_context(gateway_cell(server.url, "pictures"))
+        fleet = gateway.cell.do(stage(gateway.cell))
+        stack.callback(lambda: gateway.cell.do(fleet.stop()))
+        playwright = stack.enter_context(sync_playwright())
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
+        for picture in PICTURES:
+            take(browser, f"http://127.0.0.1:{gateway.port}/ui/", picture)
+
+
+def take(browser: Browser, url: str, picture: Picture) -> None:
+    """Take a picture of the dashboard at a URL."""
+    width, height = picture.size
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=picture.theme)
+    page = context.new_page()
+    page.goto(url + picture.place)
+    picture.prepare(page)
+    path = FOLDER / f"{picture.name}.png"
+    page.screenshot(path=path)
+    context.close()
+    size = path.stat().st_size
+    print(f"{path.relative_to(ROOT)}: {size:,} bytes")  # noqa: T201 (a script prints)
+    if size > LIMIT:
+        sys.exit(f"{path.name} has {size:,} bytes, and {LIMIT:,} are allowed: make it smaller")
+
+
+if __name__ == "__main__":
+    main()
