@@ -390,14 +390,15 @@ def test_a_waiting_task_is_explained_and_cancelled(cell: LiveCell, tasks: OpenTa
     expect(page.locator(".track i[data-kind=lacks]")).to_be_visible()
     expect(page.locator(".task-messages")).to_contain_text("cli-agent → near-1")
     assert SECRET not in page.content()
+    why.get_by_role("link", name="near-1").click()
+    expect(page.get_by_role("heading", name="near-1")).to_be_visible()
+    page.go_back()
     page.get_by_role("button", name="Cancel").click()
     dialog = page.get_by_role("dialog", name="Cancel explain-1?")
     dialog.get_by_label("Reason").fill("not needed")
     dialog.get_by_role("button", name="Cancel the task").click()
     expect(page.locator(".task-state")).to_have_text("cancelled task_cancelled")
     assert state_of(cell, "explain-1") == "cancelled"
-    page.get_by_role("link", name="near-1").first.click()
-    expect(page.get_by_role("heading", name="near-1")).to_be_visible()
 
 
 def test_scores_are_bars(cell: LiveCell, tasks: OpenTasks) -> None:

@@ -51,7 +51,8 @@ class TaskPage {
     this.root = root;
     this.id = id;
     this.isOver = false;
-    this.reasons = [];
+    /** @type {import("./task_waterfall.js").Seen} */
+    this.seen = { reasons: [], dues: [] };
     this.drawn = {};
     this.waterfall = new Waterfall();
     this.body = h("div", { class: "task-page" }, h("p", { class: "muted", role: "status" }, "Reading the task …"));
@@ -125,19 +126,27 @@ class TaskPage {
     const isFirst = !this.task;
     this.task = task;
     this.why = why;
-    const reason = why.waiting?.reason ?? null;
-    if (reason && WAITING.includes(task.state) && this.reasons.at(-1)?.reason !== reason) this.reasons.push({ at: feed.now(), reason });
+    this.note(task, why);
     if (isFirst) this.build();
     this.part("head", [task.state, task.error?.code], () => fill(this.state, stateOf(task.state, task.error?.code ?? "")));
     setText(this.summary, `${why.summary.charAt(0).toUpperCase()}${why.summary.slice(1)}.`);
     this.drawActions();
-    this.waterfall.show(task, this.reasons);
+    this.waterfall.show(task, this.seen);
     const { estimate, ...waiting } = why.waiting ?? {};
     this.part("why", [waiting, estimate && Math.floor(Date.parse(estimate.at) / 5_000), why.placed], () => {
       setText(this.whyTitle, whyTitle(why));
       fill(this.whyBox, whyView(why) ?? h("p", { class: "muted" }, "It was not placed, and it does not wait."));
     });
     this.part("facts", [{ ...task, attempts: 0, placement: 0 }], () => this.drawFacts());
+  }
+
+  /** Keep what the record forgets: why the task waits, and until when. */
+  note(task, why) {
+    const { reasons, dues } = this.seen;
+    const reason = WAITING.includes(task.state) && why.waiting?.reason;
+    if (reason && reasons.at(-1)?.reason !== reason) reasons.push({ at: feed.now(), reason });
+    const due = task.run_at && Date.parse(task.run_at);
+    if (due && dues.at(-1) !== due) dues.push(due);
   }
 
   part(name, content, draw) {

@@ -20,6 +20,14 @@ const PARTS = { later: "backoff or delay", wait: "waited", waits: "waits", inbox
 const ms = (text) => (text ? Date.parse(text) : null);
 
 /**
+ * What the record does not keep, as it was seen while the page was open.
+ *
+ * @typedef {Object} Seen
+ * @property {Array<{at: number, reason: string}>} reasons for which it waits, and when each began.
+ * @property {number[]} dues times before which it was not to run.
+ */
+
+/**
  * A row of the waterfall.
  *
  * @typedef {Object} Row
@@ -36,15 +44,14 @@ const ms = (text) => (text ? Date.parse(text) : null);
  * Return the rows of a task.
  *
  * @param {Object} task as GET /tasks/{id} returns it.
- * @param {Array<{at: number, reason: string}>} reasons for which it waits, as they changed while the page was open.
+ * @param {Seen} seen
  * @returns {Row[]}
  */
-export function rowsOf(task, reasons) {
+export function rowsOf(task, seen) {
   const rows = [];
   let from = ms(task.submitted_at);
-  const due = ms(task.run_at);
   for (const one of task.attempts) {
-    rows.push(attemptRow(one, waits(from, ms(one.assigned_at), rows.length ? null : due, reasons)));
+    rows.push(attemptRow(one, waits(from, ms(one.assigned_at), seen)));
     from = ms(one.ended_at);
   }
   const current = { attempt: task.attempt, agent_id: task.agent_id, how: "", code: "", message: "", ended_at: null };
@@ -53,12 +60,12 @@ export function rowsOf(task, reasons) {
     rows.push(
       attemptRow(
         { ...current, assigned_at: task.assigned_at, started_at: task.started_at, how: isOver ? "completed" : "", ended_at: isOver ? task.finished_at : null },
-        waits(from, ms(task.assigned_at), due, reasons),
+        waits(from, ms(task.assigned_at), seen),
       ),
     );
   } else if (WAITING.includes(task.state) || (!task.attempts.length && task.finished_at)) {
     const end = ms(task.finished_at);
-    rows.push({ ...current, number: 0, agent: null, how: end ? task.state : "", parts: waits(from, end, due, reasons) });
+    rows.push({ ...current, number: 0, agent: null, how: end ? task.state : "", parts: waits(from, end, seen) });
   }
   const last = rows.at(-1);
   if (last && task.error && task.state === "failed") {
@@ -80,13 +87,13 @@ function attemptRow(one, parts) {
 }
 
 /** Return the parts of a wait: until it was due, then by reason as far as they are known. */
-function waits(from, to, due, reasons) {
+function waits(from, to, { reasons, dues }) {
   const parts = [];
   let at = from;
-  if (due && due > from) {
-    const end = to === null ? due : Math.min(due, to);
-    parts.push({ part: "later", kind: "later", from, to: end, label: PARTS.later });
-    at = end;
+  const due = dues.findLast((one) => one > from && (to === null || one <= to));
+  if (due !== undefined) {
+    parts.push({ part: "later", kind: "later", from, to: due, label: PARTS.later });
+    at = due;
   }
   if (to !== null && to <= at) return parts;
   const known = reasons.filter((one) => one.at >= at && (to === null || one.at < to) && one.reason !== "scheduled");
@@ -114,8 +121,8 @@ export class Waterfall {
   }
 
   /** Show a task. Text that is selected stays while only times change. */
-  show(task, reasons) {
-    const rows = rowsOf(task, reasons);
+  show(task, seen) {
+    const rows = rowsOf(task, seen);
     this.begin = ms(task.submitted_at);
     this.end = ms(task.finished_at);
     const drawn = JSON.stringify(rows);

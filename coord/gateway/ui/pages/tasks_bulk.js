@@ -173,7 +173,8 @@ class Bulk {
   }
 
   send(more) {
-    return post("/tasks/bulk", { action: this.action, q: this.q, ...more });
+    const priority = this.action === "prioritize" ? PRIORITIES[0] : undefined; // a count needs one, whichever it is
+    return post("/tasks/bulk", { action: this.action, q: this.q, priority, ...more });
   }
 }
 
