@@ -72,7 +72,6 @@ export class TaskList {
     this.isOver = false;
     this.reset("");
     this.near = new IntersectionObserver((found) => this.moved(found), { rootMargin: "900px 0px" });
-    this.near.observe(this.end_);
     this.ends = [
       feed.subscribe(EVENTS, (batch) => this.apply(batch)),
       feed.onGap(() => this.refresh()),
@@ -103,7 +102,6 @@ export class TaskList {
     this.newer = new Set();
     this.next = null;
     this.isLoading = false;
-    this.isEndNear = true;
     this.hasFailed = false;
     this.frame = 0;
   }
@@ -143,7 +141,8 @@ export class TaskList {
     this.isFirst = false;
     this.isLoading = false;
     this.drawStatus();
-    if (this.isEndNear && !this.hasFailed) requestAnimationFrame(() => turn === this.turn && this.isEndNear && this.load());
+    this.near.unobserve(this.end_); // so that it says again whether the end is near
+    this.near.observe(this.end_);
   }
 
   add(page) {
@@ -166,7 +165,6 @@ export class TaskList {
   moved(found) {
     for (const { target, isIntersecting } of found) {
       if (target === this.end_) {
-        this.isEndNear = isIntersecting;
         if (isIntersecting) this.load();
         continue;
       }
