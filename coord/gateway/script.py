@@ -5,9 +5,10 @@ twenty. Each module becomes a function that returns its exports:
 
     const fleet = (() => { const {h, fill} = dom; …; return {title, mount, unmount}; })();
 
-Comments and indentation are left out: they would be a third of the script. Only these forms are supported:
-``import {a, b} from "./x.js";`` and ``export`` before a declaration, at the begin of a line, and ``import("./x.js")``.
-A template literal has one line. Modules may not import each other in a circle, except by ``import("./x.js")``.
+Comments and spaces are left out (``coord/gateway/compact.py``): they would be a third of the script. Only these forms
+are supported: ``import {a, b} from "./x.js";`` and ``export`` before a declaration, at the begin of a line, and
+``import("./x.js")``. A template literal has one line. Modules may not import each other in a circle, except by
+``import("./x.js")``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
+
+from coord.gateway.compact import compact
 
 _COMMENT = re.compile(r"^[ \t]*(?:/\*.*?\*/|//[^\n]*)[ \t]*\n", re.MULTILINE | re.DOTALL)
 _INDENT = re.compile(r"^[ \t]+|\n(?=[ \t]*\n)", re.MULTILINE)
@@ -65,7 +68,7 @@ def _add(path: str, modules: Mapping[str, str], joined: dict[str, str], above: t
     left = _LEFT.search(body)
     if left is not None:
         raise ValueError(f"{path}: {left[0][:80]!r} is not supported; see coord/gateway/script.py")
-    joined[path] = f"const {_name(path)}=(()=>{{\n{body}return{{{names}}};\n}})();\n"
+    joined[path] = f"const {_name(path)}=(()=>{{{compact(body)}\nreturn{{{names}}};}})();\n"
     for target in lazy:
         _add(target, modules, joined, ())
 

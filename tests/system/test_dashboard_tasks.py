@@ -77,7 +77,7 @@ def submit(cell: LiveCell, task_type: str, *task_ids: str, **more: Any) -> None:
     cell.do(cell.client.submit_many([{"task_type": task_type, "task_id": one, **more} for one in task_ids]))
 
 
-def reach(cell: LiveCell, task_id: str, *states: str) -> None:
+def reach(cell: LiveCell, task_id: str, *states: str, timeout: float = 30.0) -> None:
     """Wait until a task is in one of these states."""
 
     async def is_there() -> bool:
@@ -85,7 +85,7 @@ def reach(cell: LiveCell, task_id: str, *states: str) -> None:
             return (await cell.client.task(task_id)).state in states
         return False
 
-    cell.do(wait_until(is_there, f"{task_id} is {' or '.join(states)}"))
+    cell.do(wait_until(is_there, f"{task_id} is {' or '.join(states)}", timeout), timeout + 30)
 
 
 def state_of(cell: LiveCell, task_id: str) -> TaskState:
@@ -551,6 +551,6 @@ def test_a_hundred_thousand_tasks(cell: LiveCell, tasks: OpenTasks) -> None:
     for begin in range(0, 100_000, 5_000):
         names = [f"huge-{n:06}" for n in range(begin, begin + 5_000)]
         submit(cell, "huge", *names, requirements={"capabilities": ["nowhere"]})
-    reach(cell, "huge-099999", "queued")
+    reach(cell, "huge-099999", "queued", timeout=300)
     page = check_long_list(tasks, cell, "huge")
     expect(page.locator(".states")).to_contain_text(re.compile(r"10\dK queued"))

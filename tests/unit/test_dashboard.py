@@ -11,6 +11,7 @@ import pytest
 from coord.config import Settings
 from coord.gateway.app import GatewayApp, make_app
 from coord.gateway.backend import Backend
+from coord.gateway.compact import compact
 from coord.gateway.dashboard import dashboard
 from coord.gateway.script import join
 from tests.asgi import ask
@@ -163,12 +164,11 @@ MODULES = {
 def test_modules_are_joined() -> None:
     """Each stands before those that import it; what is imported later may import what is above."""
     assert join(MODULES, "a.js") == (
-        "const _e=(()=>{\nconst e = 1;\nreturn{e};\n})();\n"
-        "const _x_b=(()=>{\nconst {e}=_e;\nconst b = e;\nfunction c() {}\nreturn{b,c};\n})();\n"
-        "const _a=(()=>{\nconst {b,c:d}=_x_b;\nconst {e}=_e;\n"
-        "const later = () => Promise.resolve().then(()=>_x_f);\nconsole.log(`${b}${d()} // ${e}`);\n"
-        "return{later};\n})();\n"
-        "const _x_f=(()=>{\nconst {later}=_a;\nasync function f() {}\nclass G {}\nreturn{f,G};\n})();\n"
+        "const _e=(()=>{const e=1;\nreturn{e};})();\n"
+        "const _x_b=(()=>{const{e}=_e;const b=e;function c(){}\nreturn{b,c};})();\n"
+        "const _a=(()=>{const{b,c:d}=_x_b;const{e}=_e;"
+        "const later=()=>Promise.resolve().then(()=>_x_f);console.log(`${b}${d()} // ${e}`);\nreturn{later};})();\n"
+        "const _x_f=(()=>{const{later}=_a;async function f(){}\nclass G{}\nreturn{f,G};})();\n"
     )
 
 
@@ -188,3 +188,32 @@ def test_a_module_that_cannot_be_joined_is_named(source: str, message: str) -> N
     """When the gateway is tested, and not in a browser."""
     with pytest.raises(ValueError, match=re.escape(message)):
         join({"a.js": source, "e.js": "export const e = 1;\n"}, "a.js")
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("const a = 1; // one\nlet b /* two */ = [ 1, 2, ];\n", "const a=1;let b=[1,2];"),
+        ("f({\n  a,\n  b: c,\n});\n", "f({a,b:c});"),
+        ("a = b\n++c\nd()\ne()\n", "a=b\n++c\nd()\ne()"),
+        ("x = a + +b - -c + ++d;", "x=a+ +b- -c+ ++d;"),
+        ("return typeof a in b;", "return typeof a in b;"),
+        ("const f = () => {\n  g();\n}\nconst h = 1;", "const f=()=>{g();}\nconst h=1;"),
+        ("a ( 'it\\'s // no  comment' , \"/* nor */\" )", "a('it\\'s // no  comment',\"/* nor */\")"),
+        ('x = a / b / c; y = z.split( / [/"] , \\/ /g );', 'x=a/b/c;y=z.split(/ [/"] , \\/ /g);'),
+        ("return /a  b/.test( c );", "return/a  b/.test(c);"),
+        ("`a  ${ b ? `  c ${ {d: 1}.d }  ` : '}' }  // e`  + f", "`a  ${ b ? `  c ${ {d: 1}.d }  ` : '}' }  // e`+f"),
+        ("a.b\n  .c()\n  ?.d\n  : e", "a.b.c()?.d:e"),
+    ],
+)
+def test_a_script_is_compact(source: str, wanted: str) -> None:
+    """What is between quotes stays, and so does a line end that may end a statement."""
+    assert compact(source) == wanted
+    assert compact(wanted) == wanted
+
+
+@pytest.mark.parametrize("source", ["a = 'b;\nc", "`a ${b", "`a ${`b`", "x = /a\n"])
+def test_a_text_without_an_end_is_named(source: str) -> None:
+    """And not read to the end of the script."""
+    with pytest.raises(ValueError, match="has no end"):
+        compact(source)

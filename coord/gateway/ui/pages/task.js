@@ -101,13 +101,23 @@ class TaskPage {
   tick() {
     if (document.hidden || !this.task) return;
     if (!this.task.finished_at) this.waterfall.draw();
-    for (const element of this.body.querySelectorAll("[data-time]")) setText(element, ago(element.dataset.time, feed.now()));
+    for (const element of this.body.querySelectorAll("[data-time]"))
+      setText(element, ago(element.dataset.time, feed.now()));
     if (OPEN.includes(this.task.state) && performance.now() - this.readAt > WAIT_MS) this.read();
   }
 
   showFailure(error) {
     if (error.status !== 404) {
-      if (!this.task) fill(this.body, h("div", { class: "empty" }, h("h2", null, "The task was not read"), h("p", { role: "alert" }, error.message)));
+      if (!this.task)
+        fill(
+          this.body,
+          h(
+            "div",
+            { class: "empty" },
+            h("h2", null, "The task was not read"),
+            h("p", { role: "alert" }, error.message),
+          ),
+        );
       return;
     }
     this.task = null;
@@ -116,7 +126,10 @@ class TaskPage {
       this.body,
       emptyState(
         `There is no task “${this.id}”`,
-        ["It was not submitted to this cell, or it has ended and its record was removed. ", h("a", { href: hrefOfQuery(`id:${quoted(this.id)}*`) }, "Find similar ids")],
+        [
+          "It was not submitted to this cell, or it has ended and its record was removed. ",
+          h("a", { href: hrefOfQuery(`id:${quoted(this.id)}*`) }, "Find similar ids"),
+        ],
         `coord tasks list 'id:${this.id}*'`,
       ),
     );
@@ -128,7 +141,9 @@ class TaskPage {
     this.why = why;
     this.note(task, why);
     if (isFirst) this.build();
-    this.part("head", [task.state, task.error?.code], () => fill(this.state, stateOf(task.state, task.error?.code ?? "")));
+    this.part("head", [task.state, task.error?.code], () =>
+      fill(this.state, stateOf(task.state, task.error?.code ?? "")),
+    );
     setText(this.summary, `${why.summary.charAt(0).toUpperCase()}${why.summary.slice(1)}.`);
     this.drawActions();
     this.waterfall.show(task, this.seen);
@@ -167,7 +182,13 @@ class TaskPage {
     this.messages = h("section", { class: "panel", hidden: true });
     fill(
       this.body,
-      h("nav", { "aria-label": "Path" }, h("a", { href: hrefOfQuery("") }, "Tasks"), h("span", { class: "muted" }, " / "), h("a", { href: hrefOfQuery(`type:${quoted(task.task_type)}`) }, task.task_type)),
+      h(
+        "nav",
+        { "aria-label": "Path" },
+        h("a", { href: hrefOfQuery("") }, "Tasks"),
+        h("span", { class: "muted" }, " / "),
+        h("a", { href: hrefOfQuery(`type:${quoted(task.task_type)}`) }, task.task_type),
+      ),
       h("header", { class: "task-header" }, h("div", null, h("h1", null, this.id), this.state), this.actions),
       this.summary,
       h("section", { class: "panel" }, h("h2", null, "Waterfall"), this.waterfall.element),
@@ -191,7 +212,9 @@ class TaskPage {
       {
         label: "Cancel",
         role: "client",
-        why: !isOpen ? `cancel: the task is ${state}` : asked && `cancel: its agent was asked to stop ${ago(asked, feed.now())}`,
+        why: !isOpen
+          ? `cancel: the task is ${state}`
+          : asked && `cancel: its agent was asked to stop ${ago(asked, feed.now())}`,
         run: (button) => this.cancel(button),
       },
       {
@@ -208,26 +231,30 @@ class TaskPage {
       const refusal = session.refusal(one.role);
       return { ...one, why: one.why || (refusal && `${one.label.toLowerCase()}: ${refusal}`) };
     });
-    this.part("actions", rows.map(({ why }) => why?.replace(/\d.*ago/, "")), () => {
-      const reasons = rows.filter(({ why }) => why).map(({ why }) => why);
-      fill(
-        this.actions,
-        rows.map(({ label, why, run }) =>
-          h(
-            "button",
-            {
-              type: "button",
-              class: "secondary",
-              disabled: Boolean(why),
-              "aria-describedby": why && "task-why-not",
-              onclick: (event) => run(event.currentTarget),
-            },
-            label,
+    this.part(
+      "actions",
+      rows.map(({ why }) => why?.replace(/\d.*ago/, "")),
+      () => {
+        const reasons = rows.filter(({ why }) => why).map(({ why }) => why);
+        fill(
+          this.actions,
+          rows.map(({ label, why, run }) =>
+            h(
+              "button",
+              {
+                type: "button",
+                class: "secondary",
+                disabled: Boolean(why),
+                "aria-describedby": why && "task-why-not",
+                onclick: (event) => run(event.currentTarget),
+              },
+              label,
+            ),
           ),
-        ),
-        reasons.length > 0 && h("p", { class: "muted", id: "task-why-not" }, `Not possible: ${reasons.join("; ")}.`),
-      );
-    });
+          reasons.length > 0 && h("p", { class: "muted", id: "task-why-not" }, `Not possible: ${reasons.join("; ")}.`),
+        );
+      },
+    );
   }
 
   async cancel(button) {
@@ -235,7 +262,13 @@ class TaskPage {
     const text = isHeld
       ? `${this.task.agent_id ?? "Its agent"} is asked to stop it. If it does not, the attempt is ended.`
       : "It waits, so it ends at once.";
-    const answer = await confirm({ title: `Cancel ${this.id}?`, text, action: "Cancel the task", isDangerous: true, reason: "Reason (optional)" });
+    const answer = await confirm({
+      title: `Cancel ${this.id}?`,
+      text,
+      action: "Cancel the task",
+      isDangerous: true,
+      reason: "Reason (optional)",
+    });
     if (answer) await this.act(button, "cancel", answer, "The cancel was accepted");
   }
 
@@ -276,7 +309,10 @@ class TaskPage {
       ["Progress", task.progress !== null && sizeOf(task.progress)],
       ["Result", task.state === "completed" && (task.dropped ? "dropped to free memory" : sizeOf(task.result))],
     ];
-    fill(this.facts, rows.filter(([, value]) => value).map(([name, value]) => [h("dt", null, name), h("dd", null, value)]));
+    fill(
+      this.facts,
+      rows.filter(([, value]) => value).map(([name, value]) => [h("dt", null, name), h("dd", null, value)]),
+    );
   }
 
   /** Show the messages that have the task's id as their correlation id. */
@@ -297,7 +333,13 @@ class TaskPage {
         "ul",
         { class: "task-messages" },
         found.messages.map((one) =>
-          h("li", null, h("span", { class: "muted" }, time(one.sent_at)), h("span", null, `${one.sender_id} → ${one.receiver_id}`), h("span", { class: "chip" }, one.message_type)),
+          h(
+            "li",
+            null,
+            h("span", { class: "muted" }, time(one.sent_at)),
+            h("span", null, `${one.sender_id} → ${one.receiver_id}`),
+            h("span", { class: "chip" }, one.message_type),
+          ),
         ),
       ),
     );

@@ -14,7 +14,13 @@ import { kindOf, reasonText, stateOf, WAITING } from "./task_states.js";
 /** Characters of a message or traceback that are shown. */
 const MOST_TEXT = 4_000;
 /** How an attempt ended -> the state that has its shape. */
-const OUTCOMES = { completed: "completed", cancelled: "cancelled", expired: "expired", released: "queued", recalled: "queued" };
+const OUTCOMES = {
+  completed: "completed",
+  cancelled: "cancelled",
+  expired: "expired",
+  released: "queued",
+  recalled: "queued",
+};
 const PARTS = { later: "backoff or delay", wait: "waited", waits: "waits", inbox: "in the inbox", run: "ran" };
 
 const ms = (text) => (text ? Date.parse(text) : null);
@@ -59,7 +65,13 @@ export function rowsOf(task, seen) {
     const isOver = task.state === "completed";
     rows.push(
       attemptRow(
-        { ...current, assigned_at: task.assigned_at, started_at: task.started_at, how: isOver ? "completed" : "", ended_at: isOver ? task.finished_at : null },
+        {
+          ...current,
+          assigned_at: task.assigned_at,
+          started_at: task.started_at,
+          how: isOver ? "completed" : "",
+          ended_at: isOver ? task.finished_at : null,
+        },
         waits(from, ms(task.assigned_at), seen),
       ),
     );
@@ -82,7 +94,14 @@ function attemptRow(one, parts) {
   const ended = ms(one.ended_at);
   const row = { number: one.attempt, agent: one.agent_id, how: one.how, code: one.code, message: one.message, parts };
   parts.push({ part: "inbox", kind: "inbox", from: assigned, to: started ?? ended, label: PARTS.inbox });
-  if (started) parts.push({ part: "run", kind: one.how && one.how !== "completed" ? "broke" : "run", from: started, to: ended, label: PARTS.run });
+  if (started)
+    parts.push({
+      part: "run",
+      kind: one.how && one.how !== "completed" ? "broke" : "run",
+      from: started,
+      to: ended,
+      label: PARTS.run,
+    });
   return row;
 }
 
@@ -105,12 +124,21 @@ function waits(from, to, { reasons, dues }) {
     const end = bounds[index + 1]?.at ?? to;
     if (end !== null && end <= one.at) return; // it holds for no time
     const kind = one.reason ? kindOf(one.reason) : "other";
-    parts.push({ part: "wait", kind, from: one.at, to: end, label: one.reason ? `${verb}: ${reasonText(one.reason)}` : verb });
+    parts.push({
+      part: "wait",
+      kind,
+      from: one.at,
+      to: end,
+      label: one.reason ? `${verb}: ${reasonText(one.reason)}` : verb,
+    });
   });
   return parts;
 }
 
-const NICE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 18e5, 36e5, 72e5, 216e5, 432e5, 864e5];
+const NICE = [
+  1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 18e5, 36e5, 72e5, 216e5,
+  432e5, 864e5,
+];
 
 export class Waterfall {
   constructor() {
@@ -129,7 +157,10 @@ export class Waterfall {
     if (drawn !== this.drawn) {
       this.drawn = drawn;
       this.bars = [];
-      fill(this.list, rows.map((row) => this.rowView(row, task)));
+      fill(
+        this.list,
+        rows.map((row) => this.rowView(row, task)),
+      );
     }
     this.draw();
   }
@@ -143,7 +174,14 @@ export class Waterfall {
       const bar = h("i", { "data-kind": part.kind, title: part.label });
       const value = h("dd");
       track.append(bar);
-      text.append(h("div", { "data-kind": part.kind }, h("dt", null, h("i", { class: "swatch", "aria-hidden": "true" }), part.label), value));
+      text.append(
+        h(
+          "div",
+          { "data-kind": part.kind },
+          h("dt", null, h("i", { class: "swatch", "aria-hidden": "true" }), part.label),
+          value,
+        ),
+      );
       this.bars.push({ part, bar, value });
     }
     if (row.how) {
@@ -188,7 +226,10 @@ export class Waterfall {
     const drawn = JSON.stringify([ticks.length, step]);
     if (drawn !== this.drawnAxis) {
       this.drawnAxis = drawn;
-      fill(this.axis, ticks.map((at) => h("span", null, at === 0 ? "submitted" : duration(at))));
+      fill(
+        this.axis,
+        ticks.map((at) => h("span", null, at === 0 ? "submitted" : duration(at))),
+      );
     }
     [...this.axis.children].forEach((tick, at) => {
       tick.style.left = share(this.begin + ticks[at]);
@@ -205,6 +246,7 @@ function errorView({ code, message, detail }) {
     { class: "attempt-error" },
     code && h("code", null, code),
     message && h("pre", { tabindex: "0" }, cut(message)),
-    typeof traceback === "string" && h("details", null, h("summary", null, "Traceback"), h("pre", { tabindex: "0" }, cut(traceback))),
+    typeof traceback === "string" &&
+      h("details", null, h("summary", null, "Traceback"), h("pre", { tabindex: "0" }, cut(traceback))),
   );
 }

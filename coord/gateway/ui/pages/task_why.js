@@ -11,7 +11,11 @@ const HIDDEN = new Set(["strategy", "eligible", "view_version", "seed"]);
 
 /** Return a score or a part of one, short. */
 const figure = (value) =>
-  typeof value !== "number" ? String(value) : Number.isInteger(value) ? number(value) : String(Number(value.toPrecision(3)));
+  typeof value !== "number"
+    ? String(value)
+    : Number.isInteger(value)
+      ? number(value)
+      : String(Number(value.toPrecision(3)));
 
 /** Return what an explanation says; null if it says nothing about the agent or the wait. */
 export function whyView({ waiting, placed }) {
@@ -24,29 +28,68 @@ export const whyTitle = ({ waiting, placed }) =>
   waiting ? "Why it still waits" : placed ? `Why ${placed.agent_id}` : "Placement";
 
 function meterOf(share, kind) {
-  return h("span", { class: "meter", "aria-hidden": "true" }, h("i", { style: `width:${share * 100}%`, "data-kind": kind }));
+  return h(
+    "span",
+    { class: "meter", "aria-hidden": "true" },
+    h("i", { style: `width:${share * 100}%`, "data-kind": kind }),
+  );
 }
 
 function waitingView(waiting) {
   const rejected = Object.entries(waiting.rejected);
   const { estimate, nearest, obstacles } = waiting;
   const facts = [
-    ["Reason", [h("span", { class: "reason", "data-kind": kindOf(waiting.reason) }, h("i", { class: "swatch" }), reasonText(waiting.reason))]],
-    ["Position", waiting.position !== null && `${number(waiting.position)} of ${number(waiting.length ?? waiting.position)} in its pool`],
-    ["Runs at", waiting.run_at && `${time(waiting.run_at)}, in ${duration(Math.max(0, Date.parse(waiting.run_at) - feed.now()))}`],
+    [
+      "Reason",
+      [
+        h(
+          "span",
+          { class: "reason", "data-kind": kindOf(waiting.reason) },
+          h("i", { class: "swatch" }),
+          reasonText(waiting.reason),
+        ),
+      ],
+    ],
+    [
+      "Position",
+      waiting.position !== null &&
+        `${number(waiting.position)} of ${number(waiting.length ?? waiting.position)} in its pool`,
+    ],
+    [
+      "Runs at",
+      waiting.run_at && `${time(waiting.run_at)}, in ${duration(Math.max(0, Date.parse(waiting.run_at) - feed.now()))}`,
+    ],
     ["Starts about", estimate && `${time(estimate.at)}: ${estimate.basis}`],
-    ["Agents", waiting.agents > 0 && `${count(waiting.agents, "agent")} examined, ${number(waiting.eligible)} may get it now`],
+    [
+      "Agents",
+      waiting.agents > 0 && `${count(waiting.agents, "agent")} examined, ${number(waiting.eligible)} may get it now`,
+    ],
   ];
   return [
-    obstacles.length > 0 && h("ul", { class: "failure" }, obstacles.map((text) => h("li", null, text))),
-    h("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => [h("dt", null, name), h("dd", null, value)])),
+    obstacles.length > 0 &&
+      h(
+        "ul",
+        { class: "failure" },
+        obstacles.map((text) => h("li", null, text)),
+      ),
+    h(
+      "dl",
+      { class: "facts" },
+      facts.filter(([, value]) => value).map(([name, value]) => [h("dt", null, name), h("dd", null, value)]),
+    ),
     rejected.length > 0 && [
       h("h3", null, "Agents that may not get it"),
       h(
         "ul",
         { class: "bars" },
         rejected.map(([reason, size]) =>
-          h("li", null, h("span", null, reasonText(reason)), meterOf(size / waiting.agents, kindOf(reason)), h("b", { class: "number" }, number(size))),
+          h(
+            "li",
+            null,
+            h("span", null, reasonText(reason)),
+            meterOf(size / waiting.agents, kindOf(reason)),
+            h("b", { class: "number" }, number(size)),
+          ),
         ),
       ),
     ],
@@ -55,7 +98,9 @@ function waitingView(waiting) {
       h(
         "ul",
         { class: "nearest" },
-        nearest.map(({ agent_id: id, lacks }) => h("li", null, link(id, "fleet", [id]), h("span", { class: "muted" }, " lacks "), lacks.join(", "))),
+        nearest.map(({ agent_id: id, lacks }) =>
+          h("li", null, link(id, "fleet", [id]), h("span", { class: "muted" }, " lacks "), lacks.join(", ")),
+        ),
       ),
     ],
   ];
@@ -71,7 +116,11 @@ function placedView(placed) {
       .map(([name, value]) => [name.replaceAll("_", " "), figure(value)]),
   ];
   return [
-    h("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => [h("dt", null, name), h("dd", null, value)])),
+    h(
+      "dl",
+      { class: "facts" },
+      facts.filter(([, value]) => value).map(([name, value]) => [h("dt", null, name), h("dd", null, value)]),
+    ),
     candidates.length > 0 ? candidatesView(candidates, placed.agent_id) : noScores(),
   ];
 }
@@ -90,7 +139,13 @@ function candidatesView(candidates, chosen) {
           h("div", null, link(id, "fleet", [id]), id === chosen && h("span", { class: "chip" }, "chosen")),
           meterOf(Math.abs(score) / most, id === chosen ? "next" : "other"),
           h("b", { class: "number" }, figure(score)),
-          h("div", { class: "terms muted" }, Object.entries(terms).map(([name, value]) => h("span", null, `${name.replaceAll("_", " ")} ${figure(value)}`))),
+          h(
+            "div",
+            { class: "terms muted" },
+            Object.entries(terms).map(([name, value]) =>
+              h("span", null, `${name.replaceAll("_", " ")} ${figure(value)}`),
+            ),
+          ),
         ),
       ),
     ),

@@ -113,9 +113,7 @@ class TasksPage {
     this.waitingText = h("span", { class: "muted" });
     this.stack = h("div", { class: "stack", "aria-hidden": "true" });
     this.reasons = h("ul", { class: "reasons" });
-    this.queues = new Map(
-      PRIORITIES.map((name) => [name, { size: h("b", { class: "number" }, "–"), fill: h("i") }]),
-    );
+    this.queues = new Map(PRIORITIES.map((name) => [name, { size: h("b", { class: "number" }, "–"), fill: h("i") }]));
     this.poolsText = h("span", { class: "muted" });
     this.pools = h("div");
     const panel = (name, heading, text, ...content) =>
@@ -219,10 +217,14 @@ class TasksPage {
       return emptyState(
         "No task yet",
         "A client submits tasks, and agents that can do them get them. Submit one, and it appears here.",
-        "coord tasks submit greet '{\"name\": \"Ada\"}'",
+        'coord tasks submit greet \'{"name": "Ada"}\'',
       );
     }
-    const all = h("button", { type: "button", class: "secondary", onclick: () => ((this.bar.value = ""), this.show("")) }, "Show all tasks");
+    const all = h(
+      "button",
+      { type: "button", class: "secondary", onclick: () => ((this.bar.value = ""), this.show("")) },
+      "Show all tasks",
+    );
     return emptyState("No task matches", [
       "A task that begins to match appears here. Records of ended tasks are removed after a while.",
       h("br"),
@@ -331,7 +333,11 @@ class TasksPage {
       this.pools,
       pools.length === 0
         ? h("p", { class: "muted" }, "No task waits for an agent.")
-        : h("ul", null, shown.map((pool) => this.poolView(pool))),
+        : h(
+            "ul",
+            null,
+            shown.map((pool) => this.poolView(pool)),
+          ),
       rest > 0 && h("button", { type: "button", class: "quiet", onclick: more }, `Show ${number(rest)} more`),
       rest <= 0 && unlisted > 0 && h("p", { class: "muted" }, `and ${count(unlisted, "pool")} more`),
     );
@@ -352,10 +358,19 @@ class TasksPage {
       h(
         "div",
         null,
-        h("a", { href: hrefOfQuery(`pool:${quoted(pool.pool)} state:queued`), title: `Pool ${pool.pool}` }, pool.task_type || pool.pool),
+        h(
+          "a",
+          { href: hrefOfQuery(`pool:${quoted(pool.pool)} state:queued`), title: `Pool ${pool.pool}` },
+          pool.task_type || pool.pool,
+        ),
         h("b", { class: "number" }, short(pool.length)),
       ),
-      needs.length > 0 && h("div", { class: "chips" }, needs.map((one) => h("span", { class: "chip" }, one))),
+      needs.length > 0 &&
+        h(
+          "div",
+          { class: "chips" },
+          needs.map((one) => h("span", { class: "chip" }, one)),
+        ),
       h(
         "div",
         { class: "muted" },
@@ -372,7 +387,10 @@ class TasksPage {
     const drawn = JSON.stringify(found);
     if (drawn === this.drawnReasons || this.reasons.contains(document.activeElement)) return;
     this.drawnReasons = drawn;
-    fill(this.stack, found.map(([name, size]) => h("i", { "data-kind": kindOf(name), style: `flex-grow:${size}` })));
+    fill(
+      this.stack,
+      found.map(([name, size]) => h("i", { "data-kind": kindOf(name), style: `flex-grow:${size}` })),
+    );
     fill(
       this.reasons,
       found.map(([name, size]) =>
@@ -380,7 +398,9 @@ class TasksPage {
           "li",
           { "data-kind": kindOf(name) },
           h("i", { class: "swatch", "aria-hidden": "true" }),
-          name === "uncounted" ? h("span", null, reasonText(name)) : h("a", { href: hrefOfQuery(`reason:${name}`) }, reasonText(name)),
+          name === "uncounted"
+            ? h("span", null, reasonText(name))
+            : h("a", { href: hrefOfQuery(`reason:${name}`) }, reasonText(name)),
           h("b", { class: "number" }, short(size)),
         ),
       ),
@@ -404,8 +424,20 @@ class TasksPage {
   async addCharts() {
     try {
       const both = await Promise.all([
-        chart(this.throughput, { label: "Tasks per second", height: 118, series: SERIES, format: rate, data: this.rates() }),
-        chart(this.latencies, { label: "Time to wait and to run", height: 118, series: LATENCIES, format: latencyText, data: this.latency.series }),
+        chart(this.throughput, {
+          label: "Tasks per second",
+          height: 118,
+          series: SERIES,
+          format: rate,
+          data: this.rates(),
+        }),
+        chart(this.latencies, {
+          label: "Time to wait and to run",
+          height: 118,
+          series: LATENCIES,
+          format: latencyText,
+          data: this.latency.series,
+        }),
       ]);
       this.charts = both;
       if (this.isOver) for (const one of both) one.destroy();
@@ -417,7 +449,10 @@ class TasksPage {
   rates() {
     const lists = SERIES.map(({ type }) => store.series(type));
     const seen = (second, value) => (second < store.countedFrom ? null : value);
-    return [lists[0].map(([second]) => second), ...lists.map((list) => list.map(([second, value]) => seen(second, value)))];
+    return [
+      lists[0].map(([second]) => second),
+      ...lists.map((list) => list.map(([second, value]) => seen(second, value))),
+    ];
   }
 
   drawCharts() {
@@ -429,7 +464,10 @@ class TasksPage {
     const run = this.latency.series[4].at(-1);
     const all = this.stats?.latency;
     if (wait === null && run === null && all?.wait.count) {
-      setText(this.latencyText, `all time p95: wait ${latencyText(all.wait.p95_ms)}, run ${latencyText(all.run.p95_ms)}`);
+      setText(
+        this.latencyText,
+        `all time p95: wait ${latencyText(all.wait.p95_ms)}, run ${latencyText(all.run.p95_ms)}`,
+      );
     } else {
       setText(this.latencyText, `p95: wait ${latencyText(wait)}, run ${latencyText(run)}`);
     }

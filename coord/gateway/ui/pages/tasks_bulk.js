@@ -1,8 +1,8 @@
 /**
  * Actions on all tasks that match a query: count them, ask, then change them request by request.
  *
- * Each request is bounded, and names where the next one continues. So an operation can be stopped, and continued after a
- * failure.
+ * Each request is bounded, and names where the next one continues. So an operation can be stopped, and continued
+ * after a failure.
  */
 
 import { post } from "../api.js";
@@ -89,7 +89,13 @@ class Bulk {
 
   ask() {
     const { matched } = this.total;
-    const priority = this.action === "prioritize" && h("select", null, PRIORITIES.map((name) => h("option", null, name)));
+    const priority =
+      this.action === "prioritize" &&
+      h(
+        "select",
+        null,
+        PRIORITIES.map((name) => h("option", null, name)),
+      );
     if (priority) priority.value = "high";
     const reason = this.action === "cancel" && h("input", { type: "text", maxlength: "200" });
     const submit = (event) => {
@@ -106,14 +112,24 @@ class Bulk {
       h(
         "form",
         { onsubmit: submit },
-        h("p", { class: "bulk-count" }, h("strong", null, number(matched)), ` ${matched === 1 ? "task" : "tasks"} `, this.words.of),
+        h(
+          "p",
+          { class: "bulk-count" },
+          h("strong", null, number(matched)),
+          ` ${matched === 1 ? "task" : "tasks"} `,
+          this.words.of,
+        ),
         h("p", { class: "muted" }, this.words.text),
         reason && h("label", { class: "field" }, "Reason (optional, the agents and the audit log get it)", reason),
         priority && h("label", { class: "field" }, "New priority", priority),
         h(
           "footer",
           null,
-          h("button", { type: "button", class: "secondary", onclick: () => this.dialog.close() }, "Keep them as they are"),
+          h(
+            "button",
+            { type: "button", class: "secondary", onclick: () => this.dialog.close() },
+            "Keep them as they are",
+          ),
           action,
         ),
       ),
@@ -138,7 +154,8 @@ class Bulk {
         this.operation = found.operation;
         total.done += found.done;
         total.unanswered += found.unanswered;
-        for (const [code, size] of Object.entries(found.skipped)) total.skipped[code] = (total.skipped[code] ?? 0) + size;
+        for (const [code, size] of Object.entries(found.skipped))
+          total.skipped[code] = (total.skipped[code] ?? 0) + size;
         at = found.next;
         if (this.isOver) return;
       } while (at && !isStopped);
@@ -151,7 +168,8 @@ class Bulk {
   showResult(cursor, error) {
     const { done, unanswered, skipped } = this.total;
     const isWhole = cursor === null && error === null;
-    const goOn = !isWhole && h("button", { type: "button", class: "primary", onclick: () => this.run(cursor) }, "Continue");
+    const goOn =
+      !isWhole && h("button", { type: "button", class: "primary", onclick: () => this.run(cursor) }, "Continue");
     const close = h("button", { type: "button", class: "secondary", onclick: () => this.dialog.close() }, "Close");
     fill(
       this.say,
@@ -159,7 +177,10 @@ class Bulk {
       !isWhole && !error && " Stopped before the end.",
       unanswered > 0 && ` ${count(unanswered, "task")} will be, as soon as a distributor works.`,
     );
-    const rows = Object.entries(skipped).map(([code, size]) => [h("dt", null, number(size)), h("dd", null, SKIPPED[code] ?? code)]);
+    const rows = Object.entries(skipped).map(([code, size]) => [
+      h("dt", null, number(size)),
+      h("dd", null, SKIPPED[code] ?? code),
+    ]);
     fill(
       this.body,
       queryView(this.query),

@@ -48,7 +48,12 @@ export class TaskList {
     this.failed = failed;
     this.empty = empty;
     this.status = h("p", { class: "muted", role: "status" });
-    this.newerButton = h("button", { type: "button", class: "secondary newer", hidden: true, onclick: () => this.reload() });
+    this.newerButton = h("button", {
+      type: "button",
+      class: "secondary newer",
+      hidden: true,
+      onclick: () => this.reload(),
+    });
     this.rowsBox = h("div", { class: "tasks-rows" });
     this.end_ = h("div", { class: "tasks-end" });
     this.table = h(
@@ -57,7 +62,11 @@ export class TaskList {
       h(
         "div",
         { role: "rowgroup", class: "tasks-head" },
-        h("div", { role: "row", class: "task-row" }, COLUMNS.map((name) => h("span", { role: "columnheader" }, name))),
+        h(
+          "div",
+          { role: "row", class: "task-row" },
+          COLUMNS.map((name) => h("span", { role: "columnheader" }, name)),
+        ),
       ),
       this.rowsBox,
     );
@@ -72,15 +81,15 @@ export class TaskList {
     this.isOver = false;
     this.reset("");
     this.near = new IntersectionObserver((found) => this.moved(found), { rootMargin: "900px 0px" });
-    this.ends = [
-      feed.subscribe(EVENTS, (batch) => this.apply(batch)),
-      feed.onGap(() => this.refresh()),
-    ];
+    this.ends = [feed.subscribe(EVENTS, (batch) => this.apply(batch)), feed.onGap(() => this.refresh())];
     const timers = [
       setInterval(() => !document.hidden && this.check(), CHECK_MS),
       setInterval(() => !document.hidden && this.drawTimes(), 1_000),
     ];
-    this.ends.push(() => timers.forEach(clearInterval), () => this.near.disconnect());
+    this.ends.push(
+      () => timers.forEach(clearInterval),
+      () => this.near.disconnect(),
+    );
   }
 
   end() {
@@ -177,7 +186,10 @@ export class TaskList {
   draw(group) {
     group.isDrawn = true;
     group.element.setAttribute("role", "rowgroup");
-    fill(group.element, group.rows.map((row, at) => this.rowElement(row, group.first + at)));
+    fill(
+      group.element,
+      group.rows.map((row, at) => this.rowElement(row, group.first + at)),
+    );
   }
 
   erase(group) {
@@ -242,7 +254,10 @@ export class TaskList {
     const shown = this.rows.size;
     const isAll = this.next === null && !this.isFirst && !this.isLoading;
     const text = isAll ? count(shown, "task") : `First ${count(shown, "task")}, more below`;
-    setText(this.status, this.isLoading ? (shown ? `${count(shown, "task")}, reading more …` : "Reading tasks …") : text);
+    setText(
+      this.status,
+      this.isLoading ? (shown ? `${count(shown, "task")}, reading more …` : "Reading tasks …") : text,
+    );
     const isEmpty = isAll && !shown && !this.hasFailed;
     this.table.hidden = !shown;
     this.status.hidden = isEmpty || (this.hasFailed && !shown);
@@ -286,7 +301,8 @@ export class TaskList {
 
   /** Ask which of the tasks that events have named match the query. */
   async check() {
-    if (!this.candidates.size || this.isFirst || this.hasFailed || this.isChecking || this.newer.size >= MOST_NEWER) return;
+    if (!this.candidates.size || this.isFirst || this.hasFailed || this.isChecking || this.newer.size >= MOST_NEWER)
+      return;
     const { turn } = this;
     this.isChecking = true;
     const { term, taken } = idsTerm(this.candidates);
