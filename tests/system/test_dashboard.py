@@ -353,12 +353,17 @@ def test_an_empty_cell_says_what_to_do(cell: LiveCell, open_page: OpenPage) -> N
         cell.do(stack.aclose())
 
 
-def add_page(page: Page, row: str) -> None:
-    """Serve a dashboard with one more page, which is the module of docs/dashboard.md."""
+def module_of_document() -> str:
+    """Return the module of docs/dashboard.md."""
     (block,) = (block for block in blocks(ROOT / "docs" / "dashboard.md") if block.language == "js")
+    return block.text
+
+
+def add_page(page: Page, row: str, module: str) -> None:
+    """Serve a dashboard with one more page: ``pages/pools.js``, with its row in the index."""
     folder = ROOT / "coord" / "gateway" / "ui"
     modules = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.js")}
-    modules["pages/pools.js"] = block.text
+    modules["pages/pools.js"] = module
     begin = "export const PAGES = ["
     modules["pages/index.js"] = modules["pages/index.js"].replace(begin, f"{begin}{row}, ")
     script = join(modules, "app.js")
@@ -372,7 +377,7 @@ def test_the_page_of_the_document_works(fleet: OpenFleet) -> None:
     """Once it is named in the index, as the document says."""
     (row,) = re.findall(r"`(\{ name: .*? \})`", (ROOT / "docs" / "dashboard.md").read_text())
     page = fleet()
-    add_page(page, row)
+    add_page(page, row, module_of_document())
     page.keyboard.press("g")
     page.keyboard.press("p")
     expect(page.get_by_role("heading", name="Pools")).to_be_visible()
@@ -397,7 +402,7 @@ PRESS = """() => {
 def test_a_pressed_flight_opens_its_task(cell: LiveCell, fleet: OpenFleet) -> None:
     """As does its link in the list of placements."""
     page = fleet()
-    add_page(page, '{ name: "task", load: () => import("./pools.js") }')
+    add_page(page, '{ name: "task", load: () => import("./pools.js") }', module_of_document())
     cell.do(cell.client.submit("echo", task_id="pressed-1"))
     page.wait_for_function(PRESS)
     expect(page.get_by_role("heading", name="Pools")).to_be_visible()
@@ -405,6 +410,41 @@ def test_a_pressed_flight_opens_its_task(cell: LiveCell, fleet: OpenFleet) -> No
     cell.do(cell.client.submit("echo", task_id="pressed-2"))
     page.get_by_role("link", name="pressed-2").click()
     assert page.url.endswith("#/task/pressed-2")
+
+
+#: A page with a chart of three values, of which the last one changes each second.
+CHART_PAGE = """
+import { chart } from "../chart.js";
+export const title = "Chart";
+let made = null;
+export async function mount(root) {
+  const series = [{ label: "completed", color: "ok", fill: true }, { label: "failed", color: "bad", dash: [4, 3] }];
+  const format = (value) => `${value} tasks`;
+  made = await chart(root, { label: "Tasks", series, format, data: [[0, 60, 120], [4, 5, 6], [1, null, 3]] });
+  made.set([[60, 120, 180], [5, 6, 7], [null, 3, 2]]);
+}
+export function unmount() {
+  made.destroy();
+}
+"""
+
+
+def test_a_chart_shows_the_values_of_a_time(fleet: OpenFleet, gateway: Gateway) -> None:
+    """Where the pointer is; it is drawn again in the colours of another theme, and removed with its page."""
+    page = fleet()
+    add_page(page, '{ name: "chart", load: () => import("./pools.js") }', CHART_PAGE)
+    page.goto(f"http://127.0.0.1:{gateway.port}/ui/#/chart")
+    canvas = page.locator(".chart canvas")
+    canvas.hover(position={"x": 640, "y": 60}, force=True)
+    expect(page.locator(".chart")).to_contain_text("6 tasks")
+    expect(page.locator(".chart")).to_contain_text("3 tasks")
+    before = canvas.evaluate("(canvas) => canvas.toDataURL()")
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("(before) => document.querySelector('.chart canvas').toDataURL() !== before", arg=before)
+    page.keyboard.press("g")
+    page.keyboard.press("f")
+    expect(page.locator(".tile")).to_have_count(4)
+    expect(page.locator(".chart")).to_have_count(0)
 
 
 def test_the_theme_is_kept(fleet: OpenFleet) -> None:

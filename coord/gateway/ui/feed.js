@@ -18,7 +18,7 @@ export const STATES = { off: "off", live: "live", lost: "lost", behind: "behind"
 /** Milliseconds: first and longest wait before it connects again; silence that means a dead connection. */
 const WAIT_MS = [500, 10_000];
 const SILENCE_MS = 40_000;
-/** It has caught up when an event is younger than this, when no data comes for so long, and at the latest after this. */
+/** It has caught up when an event is younger than this, when no data comes for so long, or at last after this. */
 const YOUNG_MS = 2_000;
 const QUIET_MS = 250;
 const BEHIND_MS = 10_000;
