@@ -53,6 +53,8 @@ def check_selection(command: str, task_ids: Sequence[str] | None, query: str | N
     """
     if (query is None) == (not task_ids):
         raise ConfigError(f"{command} needs either ids of tasks or --query QUERY, such as --query type:ocr")
+    if query is not None and not query.strip():
+        raise ConfigError("--query is empty; write --query 'id:*' if you mean all tasks")
     unused = [f"--{name.replace('_', '-')}" for name, value in of_query.items() if value]
     if query is None and unused:
         raise ConfigError(f"{', '.join(unused)} need{'s' * (len(unused) == 1)} --query")
@@ -70,8 +72,11 @@ def change_tasks(
     json: bool,
     redis_url: str | None,
     namespace: str | None,
+    expected: int = 0,
 ) -> None:
     """Change all tasks that match; print the numbers.
+
+    ``expected``: number of tasks that were named; fewer that match are a failure.
 
     Raises:
         QueryInvalid: the query does not fit.
@@ -87,6 +92,7 @@ def change_tasks(
                 return counted
             if not _is_confirmed(action, counted):
                 return None
+        # The id is printed before the first change: a program that is killed cannot print it afterwards.
         return await _run(client, action, wanted, priority=priority, reason=reason, operation=operation)
 
     result = ask(work, redis_url=redis_url, namespace=namespace)
@@ -99,6 +105,9 @@ def change_tasks(
         write_line(_sentence(result))
     if result.unanswered:
         raise typer.Exit(ExitCode.OPEN)
+    if result.done < expected:
+        hint(f"{_tasks(expected - result.done)} did not change; `coord tasks show ID` says in which state each is")
+        raise typer.Exit(ExitCode.NO)
 
 
 async def _run(
@@ -113,7 +122,6 @@ async def _run(
     from coord.client.bulk import BulkOperation
 
     bulk = BulkOperation(client.connection, action, query, priority=priority, reason=reason, operation=operation)
-    # Printed before the first change: a program that is killed cannot print it afterwards.
     hint(f"operation {await bulk.begin()}; if it is interrupted, the same command with --operation continues it")
     with ProgressBar() as progress:
         progress.start("tasks", None)

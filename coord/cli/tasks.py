@@ -377,6 +377,7 @@ def prioritize(
         priority=priority,
         dry_run=dry_run,
         yes=yes or query is None,
+        expected=len(set(task_ids or ())),
         operation=operation,
         json=json,
         redis_url=redis_url,

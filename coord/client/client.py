@@ -328,8 +328,8 @@ class Client(AgentReads, Messaging):
 
         Args:
             query: such as ``type:ocr since:1h``; empty: all.
-            follow: continue with the tasks that end later, for ever. A task may then come twice if it is replayed and
-                ends again.
+            follow: continue with the tasks that end later, for ever, also across outages of Redis. A task comes again
+                if it is replayed and ends again. Ends that are trimmed from the log before they are read are missing.
 
         Raises:
             QueryInvalid: the query does not fit; names the position and the nearest valid text.

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from msgspec import Struct
 
-from coord import codec
+from coord import Client, codec
 from coord.gateway.routes import Call, Stream
 from coord.gateway.schemas import TaskSchema
 from coord.models.query import Query
@@ -25,12 +25,14 @@ class ResultsQuery(Struct, frozen=True):
 
 async def results(call: Call[None, ResultsQuery]) -> Stream:
     """Stream the records of ended tasks that match a query, one JSON object a line; the first that ended first."""
-    return Stream(_lines(call, TASKS.parse(call.query.q)), "application/x-ndjson")
+    query = TASKS.parse(call.query.q)
+    await call.backend.counters()  # raises if Redis is unavailable: after the first byte there is no status any more
+    return Stream(_lines(call.backend.client, query), "application/x-ndjson")
 
 
-async def _lines(call: Call[None, ResultsQuery], query: Query) -> AsyncGenerator[bytes]:
+async def _lines(client: Client, query: Query) -> AsyncGenerator[bytes]:
     collected = bytearray()
-    async with aclosing(call.backend.client.results(query)) as records:
+    async with aclosing(client.results(query)) as records:
         async for record in records:
             collected += codec.encode(TaskSchema.of(record)) + b"\n"
             if len(collected) >= CHUNK:

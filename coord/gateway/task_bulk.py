@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from coord.client.bulk import BulkOperation
 from coord.client.handle import MAX_REASON
@@ -88,4 +89,5 @@ async def change(call: Call[ChangeTasks, None]) -> Struct | Answer:
     changed = TasksChanged.of(found)
     if not found.unanswered:
         return changed
-    return Answer(changed, 202, is_final=False)
+    waits = replace(changed, status="accepted", message="Some tasks wait for a distributor")
+    return Answer(waits, 202, is_final=False)

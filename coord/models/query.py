@@ -3,7 +3,7 @@
     query   terms with spaces between; all of them hold
     term    field:values   -field:values (none of the values)   word (shorthand, see ``Grammar.shorthand``)
     values  value,value,… (any of them)
-    value   text   prefix*   "text with spaces"   >1h  >=2  <5  <=2026-01-31 (numbers, durations and times)
+    value   text   prefix*   * (any)   "text with spaces"   >1h  >=2  <5 (durations and numbers)
 
 ``Grammar.parse`` returns a ``Query``. ``str(query)`` writes it in the shortest form, and that parses to the same query.
 ``Query.matches`` decides about one item. A grammar is a table of ``Field``; the table is also the completion data.
@@ -66,7 +66,8 @@ class Value(Struct, frozen=True):
     amount: float = 0.0
 
     def __str__(self) -> str:
-        text = self.text if _PLAIN.fullmatch(self.text) and not self.text.endswith("*") else _quoted(self.text)
+        is_plain = _PLAIN.fullmatch(self.text) and not self.text.endswith("*")
+        text = self.text if is_plain or (self.is_prefix and not self.text) else _quoted(self.text)
         return f"{self.operator}{text}{'*' if self.is_prefix else ''}"
 
 
@@ -249,7 +250,7 @@ class Grammar(Generic[T]):
                 is_prefix, at = True, at + 1
         elif word.endswith("*"):
             word, is_prefix = word[:-1], True
-        if not word:
+        if not word and not (is_prefix and field is not None):
             example = f", such as {field.example}" if field is not None else ""
             raise _problem(begin, f"a value is missing{f' after {field.name}:' if field else ''}{example}")
         return self._checked(Value(word, operator, is_prefix), field, begin), at

@@ -6,6 +6,8 @@ import asyncio
 import getpass
 import json
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -128,12 +130,14 @@ def test_typed_operations_ask_before_they_change(lives: Living, coord: Coord) ->
     moved = coord("tasks", "prioritize", "urgent", "--query", "type:asked", "--yes")
     assert (moved.code, moved.out) == (0, "3 tasks of 3 moved\n")
     assert coord("tasks", "prioritize", "low", ids[0]).out == "1 task of 1 moved\n"
+    named = coord("tasks", "prioritize", "low", ids[0], "ghost")
+    assert (named.code, "2 tasks did not change" in named.err) == (1, True)
     listed = json.loads(coord("tasks", "list", "type:asked", "--json").out)["items"]
     assert sorted(item["priority"] for item in listed) == ["low", "urgent", "urgent"]
     done = json.loads(coord("tasks", "cancel", "--query", "type:asked", "--yes", "--json").out)
     assert (done["matched"], done["done"], done["next"]) == (3, 3, None)
     assert coord("tasks", "cancel", "--query", "type:asked", "--yes").out == "0 tasks of 0 cancelled\n"
-    for wrong in (["cancel"], ["cancel", "x", "--query", "y"], ["retry", "x", "--dry-run"]):
+    for wrong in (["cancel"], ["cancel", "x", "--query", "y"], ["retry", "x", "--dry-run"], ["cancel", "-q", " "]):
         assert coord("tasks", *wrong).code == 2, wrong
     assert "no id of an operation" in coord("tasks", "retry", "--query", "x", "--yes", "--operation", "soon").err
 
@@ -164,6 +168,28 @@ def test_an_operation_that_was_killed_is_repeated(lives: Living) -> None:
         return await attempts() == [2] * 5
 
     lives.do(wait_until(all_twice, "each has run twice", 60))
+
+
+def test_a_command_is_killed_in_the_middle(lives: Living) -> None:
+    """⚠ `kill -9` between two requests: the same command does the rest, and each task is cancelled once."""
+    count = 3_000
+    submit(lives, "torn", count)
+    command = [sys.executable, "-m", "coord.cli", "tasks", "cancel", "--query", "type:torn", "--yes", *lives.options]
+
+    async def done() -> int:
+        entries = (await lives.client.admin.audit(limit=1_000)).entries
+        return sum(entry.done or 0 for entry in entries if entry.query == "type:torn")
+
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        lives.do(wait_until(done, "some tasks are cancelled", 60))
+    finally:
+        first.kill()
+        first.wait()
+    again = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "cancelled" in again.stdout
+    assert lives.do(done()) == count, "each task was cancelled once"
+    assert lives.do(lives.client.list_tasks("type:torn -state:cancelled")).tasks == ()
 
 
 def test_an_operation_waits_for_a_distributor(lives: Living) -> None:

@@ -35,7 +35,7 @@ def task(**changes: Any) -> TaskFacts:
         "priority:high", "pool:p1", "pool:p1.named", "agent:ocr-1", "-agent:ocr-2", "error:time*",
         "age:>1h", "age:>=2h", "since:61m", "since:2020-01-01", "since:2020-01-01T10:00:00+02:00", "ended:<2h",
         "attempts:3", "attempts:>=2", "attempts:1,3", "capability:gpu capability:ocr", "label:zone=eu", "-tag:fast",
-        '"report-7"', 'type:"ocr"', "-reason:all_full", "type:ocr state:failed age:>1h",
+        '"report-7"', "agent:*", "error:*", "id:*", 'type:"ocr"', "-reason:all_full", "type:ocr state:failed age:>1h",
     ],
 )  # fmt: skip
 def test_queries_that_match(text: str) -> None:
@@ -60,6 +60,7 @@ def test_queries_that_do_not_match(text: str) -> None:
 def test_a_task_without_a_value() -> None:
     """It matches no term about the value, and each negated one."""
     waiting = task(state=TaskState.QUEUED, agent_id=None, error=None, finished_at=None, attempts=0)
+    assert not TASKS.matches(TASKS.parse("agent:*"), waiting, NOW)
     assert not TASKS.matches(TASKS.parse("ended:<9d"), waiting, NOW)
     assert TASKS.matches(TASKS.parse("-ended:<9d"), waiting, NOW)
     assert not TASKS.matches(TASKS.parse("error:t*"), waiting, NOW)
@@ -113,7 +114,8 @@ DURATIONS = st.builds(lambda number, unit: f"{number}{unit}", st.integers(0, 9_9
 @st.composite
 def texts(draw: st.DrawFn) -> Value:
     """A value of a field of names."""
-    return Value(draw(NAMES), is_prefix=draw(st.booleans()))
+    is_prefix = draw(st.booleans())
+    return Value(draw(NAMES | st.just("")) if is_prefix else draw(NAMES), is_prefix=is_prefix)
 
 
 VALUES: dict[Kind, st.SearchStrategy[Value]] = {

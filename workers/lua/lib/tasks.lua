@@ -5,8 +5,9 @@
 -- keys: alarms zset rw | deadlines zset rw | limits zset rw | agent:{id} hash r | log:loads stream w
 -- LIMITS.loads_by  the process that calls, if other distributors follow the loads; else there is no such limit
 
--- The counters of states: submitted = scheduled + queued + assigned + running + terminal, for each priority. Moves are
--- counted by from, to and priority, and are added to the counters when the batch is done.
+-- The counters of states: submitted = scheduled + queued + assigned + running + terminal, for each priority, with the
+-- tasks that operators moved to it (prioritized_to) and from it (prioritized_from). Moves are counted by from, to and
+-- priority, and are added to the counters when the batch is done.
 local moves = {}
 local function move(priority, from, to)
   local of_from = moves[from]
