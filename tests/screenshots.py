@@ -36,6 +36,12 @@ def settle(page: Page) -> None:
     page.wait_for_timeout(SETTLED_MS)
 
 
+def open_first_task(page: Page) -> None:
+    """Go from the list to its first task."""
+    page.locator(".task-row[data-task] a").first.click()
+    page.locator(".candidates").wait_for()
+
+
 class Picture(NamedTuple):
     """A picture and how it is taken."""
 
@@ -49,12 +55,17 @@ class Picture(NamedTuple):
 PICTURES = (
     Picture("fleet", "#/fleet?group=region"),
     Picture("fleet-agent", "#/fleet/gpu-2?group=type", "dark"),
+    Picture("tasks", "#/tasks", prepare=lambda page: page.wait_for_timeout(4 * SETTLED_MS)),
+    Picture("task", "#/tasks?q=state:completed type:summarize", "dark", prepare=open_first_task),
     Picture("fleet-phone", "#/fleet?group=type", "light", NARROW),
 )
 
 
 async def stage(cell: LiveCell) -> StagedFleet:
     """Return a fleet at work: most agents are active, and each other state has some."""
+    await cell.client.admin.set_setting("full_scores", value=True)
+    parked = {"capabilities": ["render"], "tags": ["gpu-h100"]}
+    await cell.client.submit_many([{"task_type": "render", "requirements": parked}] * 30)
     fleet = StagedFleet(cell.client)
     ids = await fleet.register(52)
     await fleet.set_status(ids[4::23], AgentStatus.BUSY)

@@ -546,11 +546,12 @@ def test_a_long_list_is_read_as_it_is_scrolled(cell: LiveCell, tasks: OpenTasks)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_hundred_thousand_tasks(cell: LiveCell, tasks: OpenTasks) -> None:
     """Through the real pipeline; the list is as quick as with few."""
     for begin in range(0, 100_000, 5_000):
         names = [f"huge-{n:06}" for n in range(begin, begin + 5_000)]
         submit(cell, "huge", *names, requirements={"capabilities": ["nowhere"]})
-    reach(cell, "huge-099999", "queued", timeout=300)
+    reach(cell, "huge-099999", "queued", timeout=600)
     page = check_long_list(tasks, cell, "huge")
     expect(page.locator(".states")).to_contain_text(re.compile(r"10\dK queued"))
