@@ -75,7 +75,7 @@ export function rowsOf(task, seen) {
         waits(from, ms(task.assigned_at), seen),
       ),
     );
-  } else if (WAITING.includes(task.state) || (!task.attempts.length && task.finished_at)) {
+  } else if (WAITING.includes(task.state) || ms(task.finished_at) > from) {
     const end = ms(task.finished_at);
     rows.push({ ...current, number: 0, agent: null, how: end ? task.state : "", parts: waits(from, end, seen) });
   }

@@ -10,8 +10,9 @@ import { emptyState, fill, h, setText } from "../dom.js";
 import { feed } from "../feed.js";
 import { count, duration, number, rate, short } from "../format.js";
 import { fieldsOf, queryBar, wordAt } from "../querybar.js";
-import { setQuery } from "../router.js";
+import { go } from "../router.js";
 import { session } from "../session.js";
+import { setPageKeys } from "../shortcuts.js";
 import { store } from "../store.js";
 import { EVENTS, hrefOfQuery, isParked, kindOf, PRIORITIES, quoted, reasonText, STATES } from "./task_states.js";
 import { ACTIONS, openBulk } from "./tasks_bulk.js";
@@ -83,6 +84,7 @@ class TasksPage {
     ];
     const timer = setInterval(() => this.tick(), CHARTS_MS);
     this.ends.push(() => clearInterval(timer));
+    setPageKeys([{ key: "n", label: "Show newer tasks", run: () => this.list.newer.size && this.list.reload() }]);
     this.show(where.query.get("q") ?? "");
     this.drawQueues();
     this.addCharts();
@@ -102,7 +104,7 @@ class TasksPage {
       placeholder: "Find tasks: an id or type, state:failed, age:>1h",
       value: q,
       fields: fieldsOf("tasks"),
-      submitted: (text) => this.show(text),
+      submitted: (text) => (text === this.q ? this.list.reload() : go("tasks", [], { q: text })),
       typed: () => this.drawActions(),
     });
     this.states = h("div", { class: "states", role: "group", "aria-label": "Tasks by state" });
@@ -173,7 +175,6 @@ class TasksPage {
 
   show(q) {
     this.q = q;
-    setQuery({ q: q || null });
     this.bar.showError("");
     this.isWrong = false;
     this.list.show(q);
@@ -199,7 +200,7 @@ class TasksPage {
       const stop = q.slice(at).search(/\s|$/) + at;
       const minus = q[start] === "-" ? "-" : "";
       this.bar.value = `${q.slice(0, start)}${minus}${near}${q.slice(stop)}`;
-      this.show(this.bar.value);
+      go("tasks", [], { q: this.bar.value });
     };
     this.bar.showError(
       h(
@@ -220,11 +221,7 @@ class TasksPage {
         'coord tasks submit greet \'{"name": "Ada"}\'',
       );
     }
-    const all = h(
-      "button",
-      { type: "button", class: "secondary", onclick: () => ((this.bar.value = ""), this.show("")) },
-      "Show all tasks",
-    );
+    const all = h("button", { type: "button", class: "secondary", onclick: () => go("tasks") }, "Show all tasks");
     return emptyState("No task matches", [
       "A task that begins to match appears here. Records of ended tasks are removed after a while.",
       h("br"),

@@ -20,20 +20,20 @@ export const ACTIONS = {
   cancel: {
     label: "Cancel",
     done: "cancelled",
-    of: "that have not ended",
+    none: "All tasks that match have ended.",
     text: "Tasks that wait are cancelled. Agents that run one are asked to stop.",
     isDangerous: true,
   },
   retry: {
     label: "Retry",
     done: "queued again",
-    of: "that failed",
+    none: "No task that matches has failed.",
     text: "Failed tasks are replayed: they are queued again under their ids, with fresh attempts.",
   },
   prioritize: {
     label: "Prioritize",
     done: "changed",
-    of: "that wait",
+    none: "No task that matches waits.",
     text: "Tasks that wait move to their place in the other priority.",
   },
 };
@@ -84,7 +84,7 @@ class Bulk {
       return;
     }
     if (this.total.matched) this.ask();
-    else fill(this.say, `No task ${this.words.of} matches. There is nothing to do.`);
+    else fill(this.say, `${this.words.none} There is nothing to do.`);
   }
 
   ask() {
@@ -116,8 +116,7 @@ class Bulk {
           "p",
           { class: "bulk-count" },
           h("strong", null, number(matched)),
-          ` ${matched === 1 ? "task" : "tasks"} `,
-          this.words.of,
+          ` ${matched === 1 ? "task" : "tasks"} to ${this.words.label.toLowerCase()}`,
         ),
         h("p", { class: "muted" }, this.words.text),
         reason && h("label", { class: "field" }, "Reason (optional, the agents and the audit log get it)", reason),
