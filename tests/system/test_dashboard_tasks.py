@@ -33,7 +33,7 @@ SECRET = "hunter2-is-a-password"
 @pytest.fixture(scope="module")
 def cell(server: EmbeddedServer) -> Iterator[LiveCell]:
     """A cell with the agent of the SDK, and one that gets nothing."""
-    settings = Settings(namespace="dashboard-tasks", gateway_wait_s=20, gateway_redis_s=20)
+    settings = Settings(namespace="dashboard-tasks", gateway_wait_s=20, gateway_redis_s=20, max_backlog_tasks=200_000)
     with live_cell(server.url, settings) as running:
         running.do(running.client.connection.append([Append("in:registry", NEAR)]))
         yield running
