@@ -433,6 +433,7 @@ async def test_pages_of_other_origins_are_refused_unless_listed(settings: Settin
     link = image | {"Sec-Fetch-Mode": "navigate"}
     for path, headers, is_passed in (
         ("/pools", image, False), ("/pools", link, False), ("/docs", image, False), ("/docs", link, True),
+        ("/ui", image, False), ("/ui", link, True), ("/ui/", link, True), ("/ui/app.js", image, False),
         ("/", link, True), ("/pools", {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, True),
     ):  # fmt: skip
         answer = await ask(app, "GET", path, headers=headers | {"X-API-Key": key})
