@@ -55,7 +55,7 @@ class Picture(NamedTuple):
 PICTURES = (
     Picture("fleet", "#/fleet?group=region"),
     Picture("fleet-agent", "#/fleet/gpu-2?group=type", "dark"),
-    Picture("tasks", "#/tasks", prepare=lambda page: page.wait_for_timeout(4 * SETTLED_MS)),
+    Picture("tasks", "#/tasks", size=(1280, 800), prepare=lambda page: page.wait_for_timeout(4 * SETTLED_MS)),
     Picture("task", "#/tasks?q=state:completed type:summarize", "dark", prepare=open_first_task),
     Picture("fleet-phone", "#/fleet?group=type", "light", NARROW),
 )
