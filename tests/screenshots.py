@@ -36,6 +36,13 @@ def settle(page: Page) -> None:
     page.wait_for_timeout(SETTLED_MS)
 
 
+def show_newest(page: Page) -> None:
+    """Let the charts grow, then show the tasks that came meanwhile."""
+    page.wait_for_timeout(8 * SETTLED_MS)
+    page.get_by_role("button", name="newer").click()
+    page.wait_for_timeout(SETTLED_MS // 4)
+
+
 def open_first_task(page: Page) -> None:
     """Go from the list to its first task."""
     page.locator(".task-row[data-task] a").first.click()
@@ -55,7 +62,7 @@ class Picture(NamedTuple):
 PICTURES = (
     Picture("fleet", "#/fleet?group=region"),
     Picture("fleet-agent", "#/fleet/gpu-2?group=type", "dark"),
-    Picture("tasks", "#/tasks", size=(1280, 800), prepare=lambda page: page.wait_for_timeout(4 * SETTLED_MS)),
+    Picture("tasks", "#/tasks", size=(1280, 800), prepare=show_newest),
     Picture("task", "#/tasks?q=state:completed type:summarize", "dark", prepare=open_first_task),
     Picture("fleet-phone", "#/fleet?group=type", "light", NARROW),
 )

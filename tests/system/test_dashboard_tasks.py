@@ -8,13 +8,15 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
+from msgspec import Raw
+from msgspec.json import encode
 from playwright.sync_api import Locator, Page, expect
 
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.errors import TaskNotFound
 from coord.models.agents import AgentType
-from coord.models.facts import AgentRegistered
+from coord.models.facts import AgentRegistered, TaskFailed
 from coord.models.tasks import TaskState
 from coord.streams import Append
 from tests.browser import DEVICES, THEMES, TIMEOUT_MS, Device, OpenPage, Theme, WatchedPage
@@ -377,6 +379,31 @@ def test_every_attempt_has_its_error(cell: LiveCell, tasks: OpenTasks) -> None:
     expect(attempts.last).to_contain_text("it_broke")
     reach(cell, "errors-1", "failed")
     assert cell.do(cell.client.task("errors-1")).attempt == 2
+
+
+def test_a_traceback_is_bounded(cell: LiveCell, tasks: OpenTasks) -> None:
+    """Of the detail of an error only the traceback is shown, and of a long one its end."""
+    agent = AgentRegistered("trace-1", AgentType.WORKER, capabilities=("trace",), capacity=1)
+    cell.do(cell.client.connection.append([Append("in:registry", agent)]))
+    submit(cell, "trace", "trace-1", requirements={"capabilities": ["trace"]})
+    reach(cell, "trace-1", "assigned")
+    lease = cell.do(cell.client.task("trace-1")).lease
+    assert lease is not None
+    detail = encode({"traceback": f"{'x' * 3_000}\nline 7", "password": SECRET})
+    fact = TaskFailed("trace-1", lease, "broken", "no page", retryable=False, detail=Raw(detail))
+    cell.do(cell.client.connection.append([Append("in:reports", fact)]))
+    page = tasks("#/task/trace-1")
+    error = page.locator(".attempt-error")
+    expect(error).to_contain_text("no page")
+    expect(error.locator("details pre")).to_be_hidden()
+    error.get_by_text("Traceback", exact=True).click()
+    expect(error.locator("details pre")).to_contain_text("line 7")
+    shown = error.locator("details pre").text_content() or ""
+    assert shown.startswith("… (cut)\nx")
+    assert len(shown.removeprefix("… (cut)\n")) == 2_000
+    assert SECRET not in page.content()
+    assert tasks.watched.barriers() == []
+    cell.do(cell.client.admin.remove("trace-1"))
 
 
 def test_a_waiting_task_is_explained_and_cancelled(cell: LiveCell, tasks: OpenTasks) -> None:

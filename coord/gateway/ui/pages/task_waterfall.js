@@ -11,8 +11,8 @@ import { duration, time } from "../format.js";
 import { link } from "../router.js";
 import { kindOf, reasonText, stateOf, WAITING } from "./task_states.js";
 
-/** Characters of a message or traceback that are shown. */
-const MOST_TEXT = 4_000;
+/** Characters of a traceback that are shown; its end says most. A record keeps short messages only. */
+const MOST_TEXT = 2_000;
 /** How an attempt ended -> the state that has its shape. */
 const OUTCOMES = {
   completed: "completed",
@@ -83,7 +83,7 @@ export function rowsOf(task, seen) {
   if (last && task.error && task.state === "failed") {
     last.detail = task.error.detail;
     last.code ||= task.error.code;
-    last.message ||= task.error.message;
+    last.message = task.error.message || last.message; // that of an attempt is shortened
   }
   return rows;
 }
@@ -239,14 +239,14 @@ export class Waterfall {
 
 function errorView({ code, message, detail }) {
   if (!code && !message) return null;
-  const traceback = typeof detail === "string" ? detail : detail?.traceback;
-  const cut = (text) => (text.length > MOST_TEXT ? `${text.slice(0, MOST_TEXT)}\n… (cut)` : text);
+  const traceback = detail?.traceback; // other details may be secret
+  const end = (text) => (text.length > MOST_TEXT ? `… (cut)\n${text.slice(-MOST_TEXT)}` : text);
   return h(
     "div",
     { class: "attempt-error" },
     code && h("code", null, code),
-    message && h("pre", { tabindex: "0" }, cut(message)),
+    message && h("pre", { tabindex: "0" }, message),
     typeof traceback === "string" &&
-      h("details", null, h("summary", null, "Traceback"), h("pre", { tabindex: "0" }, cut(traceback))),
+      h("details", null, h("summary", null, "Traceback"), h("pre", { tabindex: "0" }, end(traceback))),
   );
 }
