@@ -8,15 +8,19 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from coord import NotFound, Undelivered
 from coord.embedded import EmbeddedServer
-from coord.models.agents import AgentStatus
+from coord.models.agents import AgentStatus, AgentType
+from coord.models.facts import AgentRegistered
+from coord.models.messages import MessageType
+from coord.streams import Append
 from tests.browser import ARGUMENTS, Theme
 from tests.repo.documents import ROOT
 from tests.system.gateway_cell import gateway_cell
@@ -64,8 +68,42 @@ PICTURES = (
     Picture("fleet-agent", "#/fleet/gpu-2?group=type", "dark"),
     Picture("tasks", "#/tasks", size=(1280, 800), prepare=show_newest),
     Picture("task", "#/tasks?q=state:completed type:summarize", "dark", prepare=open_first_task),
+    Picture("messages", "#/messages/conversation/plan-7"),
+    Picture("system", "#/system", "dark", (1280, 800)),
     Picture("fleet-phone", "#/fleet?group=type", "light", NARROW),
 )
+
+
+#: A conversation: sender, receiver, id, type, the message that it answers.
+TALK = (
+    ("planner", "reader-1", "m-1", "task_assignment", None),
+    ("planner", "reader-2", "m-2", "task_assignment", None),
+    ("reader-1", "planner", "m-3", "status_update", "m-1"),
+    ("reader-2", "reader-1", "m-4", "direct", None),
+    ("reader-1", "reader-2", "m-5", "direct", "m-4"),
+    ("reader-2", "planner", "m-6", "status_update", "m-2"),
+    ("planner", "reviewer", "m-7", "consensus", None),
+    ("reviewer", "planner", "m-8", "consensus", "m-7"),
+    ("planner", "archive", "m-9", "direct", None),
+)
+
+
+async def talk(cell: LiveCell) -> None:
+    """Let four agents hold a conversation; a fifth is not there."""
+    there = ("planner", "reader-1", "reader-2", "reviewer")
+    facts = [AgentRegistered(one, AgentType.COORDINATOR, heartbeat_interval=3_600) for one in there]
+    await cell.client.connection.append([Append("in:registry", fact) for fact in facts])
+    for sender, receiver, message_id, kind, reply_to in TALK:
+        with suppress(Undelivered, NotFound):
+            await cell.client.send(
+                receiver,
+                {"text": "…"},
+                sender_id=sender,
+                message_id=message_id,
+                message_type=MessageType(kind),
+                reply_to=reply_to,
+                correlation_id="plan-7",
+            )
 
 
 async def stage(cell: LiveCell) -> StagedFleet:
@@ -83,6 +121,7 @@ async def stage(cell: LiveCell) -> StagedFleet:
         await cell.client.admin.maintain(agent_id)
     await fleet.submit(70, [role for role in ROLES if role.name == "train"])  # more than its agents can take
     fleet.start(20, run_s=(6.0, 13.0))
+    await talk(cell)
     return fleet
 
 
