@@ -368,7 +368,7 @@ def check_agents(snapshot: Snapshot) -> Findings:
         problems = True
         yield _warning(
             "agents.error",
-            f"{_count(len(failing), 'agent')} report an error and get no tasks: {_names(_ids(failing))}",
+            f"{_count(len(failing), 'agent')} in status error, without new tasks: {_names(_ids(failing))}",
             f"see its log; coord agents show {failing[0].agent_id}",
         )
     ejected = [agent for agent in snapshot.agents if agent.ejected]
@@ -383,7 +383,7 @@ def check_agents(snapshot: Snapshot) -> Findings:
     if not counted.active_agents and counted.total(TaskState.QUEUED):
         yield _error(
             "agents.none",
-            f"{_count(counted.total(TaskState.QUEUED), 'task')} wait, and no agent may get work",
+            f"{_count(counted.total(TaskState.QUEUED), 'task')} queued, and no agent may get work",
             "start one (docs/getting-started.md), or see why: coord agents list",
         )
     elif not problems:
