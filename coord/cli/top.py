@@ -29,7 +29,8 @@ def top(
     """Show agents, queues, tasks and processes of a cell, live; drain, resume, cancel and explain with single keys.
 
     It reconnects automatically. It reads only what is on the screen, so it is light on Redis. It needs the package
-    textual (the extra `top`): pip install textual. For scripts use coord ps, coord queues and coord tasks list with --json.
+    textual (the extra `top`): pip install textual. For scripts use coord ps, coord queues and coord tasks list with
+    --json.
 
     Keys: 1 to 4 change the pane, / filters, e explains, d drains, r resumes, c cancels, ? shows all keys, q quits.
 
