@@ -40,7 +40,8 @@ from coord.errors import (
 )
 from coord.gateway.deadlines import Deadlines
 from coord.gateway.errors import RequestError
-from coord.gateway.schemas import PlacementRules, entry_time, iso
+from coord.gateway.placement_rules import PlacementRules
+from coord.gateway.schemas import entry_time, iso
 from coord.keys import Keys
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.api_keys import ApiKey
