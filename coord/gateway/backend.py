@@ -36,6 +36,7 @@ from coord.errors import (
     ResultTimeout,
     ServerFull,
     ServerUnavailable,
+    Unavailable,
     UnknownAgent,
 )
 from coord.gateway.deadlines import Deadlines
@@ -95,6 +96,13 @@ class Broadcast(NamedTuple):
     answered: bool  #: whether the router has delivered it to all
     recipients: int = 0  #: agents that matched
     delivered: int = 0  #: of these, agents that have it
+
+
+class Changed(NamedTuple):
+    """What was done of an operation on many tasks."""
+
+    result: BulkResult
+    interruption: str = ""  #: why it ended before its limit, after a part of it was done
 
 
 class ClearedQueue(NamedTuple):
@@ -339,16 +347,26 @@ class Backend:
         limit: int,
         cursor: str | None,
         wait_s: float,
-    ) -> BulkResult:
+    ) -> Changed:
         """Change a bounded number of the tasks of an operation, or only count them; its ``next`` continues.
 
         Raises:
             CursorInvalid: the cursor is not from a list of tasks.
+            ServerUnavailable: no task was counted, or no request was answered; the error has the id of the operation.
         """
-        async with self.limited(3 * wait_s, SAFE):
-            if dry_run:
-                return await operation.count(limit, cursor, once=True)
-            return await operation.run(timeout=wait_s, limit=limit, cursor=cursor, within=wait_s)
+        if dry_run:
+            async with self.limited(3 * wait_s, SAFE):
+                return Changed(await operation.count(limit, cursor, once=True))
+        try:
+            async with self.limited(3 * wait_s):
+                return Changed(await operation.run(timeout=wait_s, limit=limit, cursor=cursor, within=wait_s))
+        except CoordError as error:
+            if operation.result is not None:
+                return Changed(operation.result, str(error))
+            if not isinstance(error, Unavailable):
+                raise
+            repeat = f" with operation '{operation.operation}'" if operation.operation else ""
+            raise type(error)(f"{str(error).removesuffix(operation.advice)}{SAFE}{repeat}") from error
 
     async def clear_queue(self, priority: Priority, wait_s: float) -> ClearedQueue:
         """Cancel the tasks of a priority that wait for an agent; stop after ``wait_s`` seconds.
