@@ -41,7 +41,7 @@ _QUERY_KEPT = 512
 #: A limit of more tasks than a cell can have.
 _ALL = 10**12
 #: Bytes of an id in a request, at most; of everything else in it, without the reason.
-_ID_BYTES, _REST_BYTES = 132, 2_048
+_ID_BYTES, _REST_BYTES = 132, 4_096
 _STREAM = "in:control:distributor"
 
 

@@ -26,6 +26,8 @@ from coord.queries.tasks import SECTIONS
 
 #: Bodies, of up to 1 MiB each, that are read in one round trip to learn the definition of their pool.
 _BODIES = 16
+#: Definitions of pools that a search keeps.
+_KNOWN_POOLS = 10_000
 #: Fields of a query that the pool of a task decides.
 OF_POOL = frozenset({"", "type", "capability", "service", "tag", "label"})
 
@@ -188,6 +190,9 @@ class TaskMatcher:
 
     async def _define(self, pools: Mapping[str, str]) -> None:
         """Learn the definitions of pools from the table, or else from the record of one of their tasks."""
+        if len(self._definitions) >= _KNOWN_POOLS:
+            self._definitions.clear()
+            self.types.clear()
         unknown = [pool for pool in pools if pool not in self._definitions]
         if not unknown:
             return

@@ -10,7 +10,7 @@ from coord import queries
 from coord.errors import CursorInvalid
 from coord.models.task_query import TASKS
 from coord.models.tasks import TaskRecord
-from coord.queries import task_pages
+from coord.queries import task_pages, task_search
 from tests.scripts.cell import Cell
 from tests.scripts.round_trips import round_trips_of
 
@@ -254,6 +254,20 @@ async def test_short_queues_and_small_loads_are_read_together(cell: Cell, monkey
         trips = round_trips_of(cell.redis, monkeypatch)
         assert [one.task_id for one in (await page_of(cell, query)).tasks] == [f"{wanted}{n:02}" for n in range(40)]
         assert len(trips) < 15, query
+
+
+async def test_a_search_keeps_a_bounded_number_of_pools(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of others the definition is read again, with the same effect."""
+    monkeypatch.setattr(task_search, "_KNOWN_POOLS", 2)
+    monkeypatch.setattr(task_pages, "STEP", 2)
+    monkeypatch.setattr(task_pages, "LONG_STEP", 2)
+    for n in range(9):
+        await submit_typed(cell, f"t{n}", f"type{n}")
+    async with aclosing(await queries.open_task_walk(cell.redis, cell.keys, TASKS.parse("-type:type3"))) as walk:
+        assert (await walk.page(100)).ids == tuple(f"t{n}" for n in range(9) if n != 3)
+        assert len(walk.types) <= 4
+    tasks = (await page_of(cell, "-type:type3")).tasks
+    assert [one.task_type for one in tasks] == [f"type{n}" for n in range(9) if n != 3]
 
 
 async def test_empty_places_count(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -512,6 +512,21 @@ def test_an_operation_over_http_breaks_off(gateway: Gateway, monkeypatch: pytest
     assert (rest["done"], rest["skipped"], rest["operation"]) == (3, {}, answer["operation"])
 
 
+def test_clearing_a_queue_breaks_off(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """⚠ 202 with the number of cancelled tasks, which an error did not have; repeated, it cancels the others."""
+    submit_over_http(gateway, "breaks", 5)
+    waiting = gateway.success("GET", "/tasks/queues")["queue_sizes"]["normal"]
+    monkeypatch.setattr(bulk_module, "AT_ONCE", 2)
+    with monkeypatch.context() as patched:
+        Failing(patched)
+        broken = gateway.call("POST", "/tasks/queues/normal/clear")
+        assert (broken.status, broken.body["cleared_count"]) == (202, 2)
+        nothing = gateway.call("POST", "/tasks/queues/normal/clear")
+        assert (nothing.status, nothing.body["code"]) == (503, "server_unavailable")
+        assert nothing.body["message"].startswith("Redis does not answer; some tasks may be cancelled; it is safe to")
+    assert gateway.success("POST", "/tasks/queues/normal/clear")["cleared_count"] == waiting - 2
+
+
 def test_a_queue_is_cleared_in_few_requests(gateway: Gateway) -> None:
     """As an operation on many tasks: the audit has one entry for every 200."""
     submit_over_http(gateway, "cleared", 3)
