@@ -45,14 +45,35 @@ local function touch_pool(pool, definition)
   touched_pools[pool] = definition or touched_pools[pool] or ''
 end
 
-local function enqueue(id, pool, score)
+-- The place of a task in its queue; false: it leaves the queue. The last change in a batch counts.
+local queued_at = {}
+local function place(id, pool, score)
   touch_pool(pool)
-  gather('ZADD', P .. 'queue:' .. pool, score, id)
+  local of_pool = queued_at[pool]
+  if not of_pool then
+    of_pool = {}
+    queued_at[pool] = of_pool
+  end
+  of_pool[id] = score
+end
+
+local function enqueue(id, pool, score)
+  place(id, pool, score)
 end
 
 local function unqueue(id, pool)
-  touch_pool(pool)
-  gather('ZREM', P .. 'queue:' .. pool, id)
+  place(id, pool, false)
+end
+
+-- Gathers a write for each task of an index: a score is set, false removes the task.
+local function gather_scores(key, scores)
+  for id, score in pairs(scores) do
+    if score then
+      gather('ZADD', key, score, id)
+    else
+      gather('ZREM', key, id)
+    end
+  end
 end
 
 -- Updates the table of pools; returns pool, length and score of the first task of each touched pool. A queue or a set
@@ -215,14 +236,11 @@ call('HLEN', P .. 'pools')
 -- Finishes a batch of tasks; returns {words, loads, pools, pools_rev, raise of pools_rev by this call, {id of the entry
 -- with these loads, slots freed of each agent}}; the last one is empty if nothing is shared.
 local function finish_tasks(words)
+  for pool, of_pool in pairs(queued_at) do
+    gather_scores(P .. 'queue:' .. pool, of_pool)
+  end
   for index, of_index in pairs(due_in) do
-    for id, due in pairs(of_index) do
-      if due then
-        gather('ZADD', P .. index, due, id)
-      else
-        gather('ZREM', P .. index, id)
-      end
-    end
+    gather_scores(P .. index, of_index)
   end
   write_gathered()
   local pools = finish_pools()
