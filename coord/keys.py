@@ -108,8 +108,8 @@ queue:{pool}                          zset    task -> aged priority: submitted m
 pools                                 hash    pool -> its definition (JSON), present while a task waits; a named queue
                                               has a row of its own. Empty if a requeue added the row; then the body of
                                               any waiting task has it
-pools:changed                         zset    pool -> pools_rev when its row was last added or removed; the newest
-                                              10,000
+pools:changed                         zset    pool -> pools_rev when its row was last added or removed, or the
+                                              order of a named queue changed; the newest 10,000
 alarms                                zset    waiting task -> the earlier of its run time and its deadline, ms
 deadlines                             zset    held task -> its deadline, ms
 limits                                zset    held task -> the earlier of its timeout and the end of a cancel's grace,

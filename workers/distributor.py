@@ -182,8 +182,10 @@ class Distributor(Service):
         self.planner.room_answered(room)
         self.learner.settled(endings, ended, time.monotonic())
         failures: list[Failure] = []
-        for facts, answer in zip(batches, answers, strict=False):
+        for handler, facts, answer in zip(by_handler, batches, answers, strict=False):
             words = self._apply_answer(answer)
+            if handler is Distributor.change_tasks:
+                self.planner.reorder(answer.pools)
             self.defer(facts, words)
             failures += failures_of(facts, words)
         for piece, answer in zip(pieces, answers[len(batches) :], strict=True):

@@ -76,6 +76,10 @@ local function gather_scores(key, scores)
   end
 end
 
+-- Named queues in which tasks that waited change their places. Distributors know the first tasks of such a queue, and
+-- read them again.
+local reordered_pools = {}
+
 -- Updates the table of pools; returns pool, length and score of the first task of each touched pool. A queue or a set
 -- of a wrong type is skipped, here and below: its own entry has failed, and the batch must still be counted.
 local CHANGES_KEPT = 10000
@@ -84,13 +88,14 @@ local function finish_pools()
   for pool, definition in pairs(touched_pools) do
     local length = redis.pcall('ZCARD', P .. 'queue:' .. pool)
     if type(length) == 'number' then
-      local head = '0'
+      local head, is_changed = '0', reordered_pools[pool]
       if length > 0 then
         head = call('ZRANGE', P .. 'queue:' .. pool, 0, 0, 'WITHSCORES')[2]
-        if call('HSETNX', P .. 'pools', pool, definition) == 1 then
-          changed[#changed + 1] = pool
-        end
-      elseif call('HDEL', P .. 'pools', pool) == 1 then
+        is_changed = call('HSETNX', P .. 'pools', pool, definition) == 1 or is_changed
+      else
+        is_changed = call('HDEL', P .. 'pools', pool) == 1 or is_changed
+      end
+      if is_changed then
         changed[#changed + 1] = pool
       end
       states[#states + 1] = pool
@@ -102,7 +107,7 @@ local function finish_pools()
     return states
   end
   bump('pools_rev', #changed)
-  -- Which pools started or stopped waiting, at which revision. Readers notice an entry that could not be written: the
+  -- Which pools started or stopped waiting, or were reordered, at which revision. Readers notice an entry that could not be written: the
   -- newest entry is not of the table's revision.
   local rev = (tonumber(call('HGET', P .. 'counters', 'pools_rev')) or 0) + #changed
   for i = 1, #changed, 1000 do
