@@ -229,8 +229,8 @@ waiting                               hash    the waiting tasks by reason, as a 
                                               if absent), by (the process that counts), seen_at (ms; after some seconds
                                               of silence another process counts). TTL 5 min
 dead:in                               stream  entries that could not be handled: stream id type data (first 4 KiB) whole
-                                              (1: data is complete, so it may be replayed) caller code reason; 10,000
-                                              and 16 MiB
+                                              (1: data is complete, so it may be replayed) caller by code reason;
+                                              10,000 and 16 MiB
 log:agents, log:messages              stream  events; capped by entries and by bytes
 log:tasks                             stream  events; capped by events and by bytes. The events of one kind in a batch
                                               are one entry: each field holds a value for each task, with spaces

@@ -257,7 +257,9 @@ class Distributor(Service):
         """``cancel`` for a batch of ``TaskCancelRequested``."""
         requests: list[CancelRequest] = []
         for entry, fact, caller in batch:
-            requests.append(CancelRequest(entry.id, fact.task_id, caller, fact.reason[:MESSAGE_KEPT]))
+            reason = fact.reason[:MESSAGE_KEPT]
+            is_operators = entry.stream != "in:requests"
+            requests.append(CancelRequest(entry.id, fact.task_id, caller, reason, is_operators))
         return self.cell.scripts.cancel(requests)
 
     def admit(self, batch: list[ReceivedFact[Any]]) -> Call[TaskBatch]:
