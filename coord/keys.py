@@ -108,8 +108,8 @@ queue:{pool}                          zset    task -> aged priority: submitted m
 pools                                 hash    pool -> its definition (JSON), present while a task waits; a named queue
                                               has a row of its own. Empty if a requeue added the row; then the body of
                                               any waiting task has it
-pools:changed                         zset    pool -> pools_rev when its row was last added or removed; the newest
-                                              10,000
+pools:changed                         zset    pool -> pools_rev when its row was last added or removed, or the
+                                              order of a named queue changed; the newest 10,000
 alarms                                zset    waiting task -> the earlier of its run time and its deadline, ms
 deadlines                             zset    held task -> its deadline, ms
 limits                                zset    held task -> the earlier of its timeout and the end of a cancel's grace,
@@ -229,8 +229,8 @@ waiting                               hash    the waiting tasks by reason, as a 
                                               if absent), by (the process that counts), seen_at (ms; after some seconds
                                               of silence another process counts). TTL 5 min
 dead:in                               stream  entries that could not be handled: stream id type data (first 4 KiB) whole
-                                              (1: data is complete, so it may be replayed) caller code reason; 10,000
-                                              and 16 MiB
+                                              (1: data is complete, so it may be replayed) caller by code reason;
+                                              10,000 and 16 MiB
 log:agents, log:messages              stream  events; capped by entries and by bytes
 log:tasks                             stream  events; capped by events and by bytes. The events of one kind in a batch
                                               are one entry: each field holds a value for each task, with spaces

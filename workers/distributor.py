@@ -56,7 +56,7 @@ from workers.agent_state import Withheld
 from workers.follower import Follower
 from workers.learner import Learner
 from workers.live_rules import cell_rules, switch, type_rules
-from workers.pieces import by_agents
+from workers.pieces import by_agents, by_changes
 from workers.plan_log import PlanLog
 from workers.planner import DEFINITIONS_KEPT, Planner
 from workers.pool_table import PoolTable
@@ -156,7 +156,14 @@ class Distributor(Service):
                 raise FactInvalid(f"field 'data': {problem} - at `$.strategy`")
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
-        """Handle a batch: one call for each kind of fact, then the assignments, all in one round trip."""
+        """Handle a batch in one round trip; if operators change many tasks, in several, so that other work goes on."""
+        failures: list[Failure] = []
+        for piece in by_changes(batch):
+            failures += await self._handle_piece(piece)
+        return failures
+
+    async def _handle_piece(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
+        """Make one call for each kind of fact, then the assignments, all in one round trip."""
         await self._read_refusals(batch)
         by_handler = _by_handler(batch)
         batches = list(by_handler.values())
@@ -182,8 +189,10 @@ class Distributor(Service):
         self.planner.room_answered(room)
         self.learner.settled(endings, ended, time.monotonic())
         failures: list[Failure] = []
-        for facts, answer in zip(batches, answers, strict=False):
+        for handler, facts, answer in zip(by_handler, batches, answers, strict=False):
             words = self._apply_answer(answer)
+            if handler is Distributor.change_tasks:
+                self.planner.reorder(answer.pools)
             self.defer(facts, words)
             failures += failures_of(facts, words)
         for piece, answer in zip(pieces, answers[len(batches) :], strict=True):
@@ -248,7 +257,9 @@ class Distributor(Service):
         """``cancel`` for a batch of ``TaskCancelRequested``."""
         requests: list[CancelRequest] = []
         for entry, fact, caller in batch:
-            requests.append(CancelRequest(entry.id, fact.task_id, caller, fact.reason[:MESSAGE_KEPT]))
+            reason = fact.reason[:MESSAGE_KEPT]
+            is_operators = entry.stream != "in:requests"
+            requests.append(CancelRequest(entry.id, fact.task_id, caller, reason, is_operators))
         return self.cell.scripts.cancel(requests)
 
     def admit(self, batch: list[ReceivedFact[Any]]) -> Call[TaskBatch]:

@@ -31,6 +31,8 @@ TRIES = 3
 KEPT_DATA_BYTES = 4096
 #: Bytes of its type that are kept.
 KEPT_TYPE_BYTES = 128
+#: Bytes that are kept of who asked for it: as many as the audit keeps.
+KEPT_BY_BYTES = 256
 #: Characters of the reason that are kept.
 REASON_KEPT = 1000
 #: Agents of refused facts that one line of the log names.
@@ -214,6 +216,7 @@ class Intake:
                 data=entry.fields.get(b"data", b"")[:KEPT_DATA_BYTES],
                 whole=_is_kept_whole(entry),
                 caller=codec.caller_of(entry.fields),
+                by=entry.fields.get(b"by", b"")[:KEPT_BY_BYTES],
                 code=code,
                 reason=reason[:REASON_KEPT],
             )

@@ -171,24 +171,40 @@ class Planner:
         waiting = self.waiting.get(pool)
         return waiting.wanted if isinstance(waiting, NamedWaiting) else 1
 
-    def measure_named(self, pool: str, tasks: list[NamedTask], length: int | None) -> None:
+    def order_of(self, pool: str) -> int:
+        """Return how often the order of a named queue has changed."""
+        waiting = self.waiting.get(pool)
+        return waiting.order if isinstance(waiting, NamedWaiting) else 0
+
+    def reorder(self, pools: Iterable[str]) -> None:
+        """Have named queues read before more of them is planned: tasks that wait there have changed their places."""
+        for pool in pools:
+            waiting = self.waiting.get(pool)
+            if isinstance(waiting, NamedWaiting):
+                waiting.order += 1
+                waiting.is_read = False
+                self._line_up(pool, waiting)
+
+    def measure_named(self, pool: str, tasks: list[NamedTask], length: int | None, *, order: int | None = None) -> None:
         """Take over the first tasks of a named queue.
 
         Args:
             pool: name of the queue.
             tasks: its first tasks, in their order.
             length: number of its tasks; None: a script has answered a newer one meanwhile.
+            order: as ``order_of`` returned it before they were read; None: it has not changed since.
         """
         waiting = self.waiting.get(pool)
         if not isinstance(waiting, NamedWaiting):
             return
         waiting.take_over(tasks)
+        waiting.known_order = waiting.order if order is None else order
         self.unread.pop(pool, None)
         if length is None:
             waiting.check()  # the answer may count tasks that came after they were read
         else:
             self.measure(pool, length, tasks[0].score if tasks else waiting.head)
-            waiting.is_read = True
+            waiting.is_read = waiting.is_in_order
         self._line_up(pool, waiting)
 
     def unblock(self) -> bool:

@@ -77,9 +77,11 @@ class PoolTable:
                 if changes.pools is None:
                     # Answers of scripts from here on continue from this revision.
                     planner.pools_rev = changes.rev
+                    planner.reorder(planner.waiting)  # perhaps
                     await self._read_all()
                 else:
                     planner.pools_rev = max(planner.pools_rev, changes.rev)
+                    planner.reorder(changes.pools)
                     await self._read(unknown.union(changes.pools))
                 is_done = planner.forgotten == forgotten
             return changes.count
@@ -141,11 +143,13 @@ class PoolTable:
         planner, outer, forgotten = self.planner, self.planner.reported, self.planner.forgotten
         planner.reported = set()
         try:
+            orders = {pool: planner.order_of(pool) for pool in pools}
             wanted = {pool: planner.wanted_of(pool) for pool in pools}
             found = await queries.get_named_tasks(self.redis, self.keys, wanted)
             if planner.forgotten == forgotten:
                 for pool, (length, tasks) in found.items():
-                    planner.measure_named(pool, tasks, None if pool in planner.reported else length)
+                    known = None if pool in planner.reported else length
+                    planner.measure_named(pool, tasks, known, order=orders[pool])
         finally:
             if outer is not None:
                 outer |= planner.reported

@@ -48,13 +48,15 @@ class Waiting:
 class NamedWaiting(Waiting):
     """The named queue of a pool: its first tasks are known one by one."""
 
-    __slots__ = ("blocked", "known", "passed_over", "sent")
+    __slots__ = ("blocked", "known", "known_order", "order", "passed_over", "sent")
 
     def __init__(self, definition: Pool, general: Candidates, preferred: Candidates | None = None) -> None:
         super().__init__(definition, general, preferred)
         self.known: list[NamedTask] = []  #: the first tasks that are not planned, in their order
         self.blocked: list[NamedTask] = []  #: those of them whose agents are full, until the next plan
         self.sent: dict[str, NamedTask] = {}  #: planned and not answered, by id
+        self.order = 0  #: how often tasks that wait have changed their places
+        self.known_order = 0  #: the order that ``known`` is of; tasks of an earlier one are not planned
         #: A task that was blocked, the agents that it avoids -> when it was first, in seconds of a steady clock.
         self.passed_over: dict[tuple[str, tuple[str, ...]], float] = {}
 
@@ -65,7 +67,12 @@ class NamedWaiting(Waiting):
 
     def take_over(self, tasks: Iterable[NamedTask]) -> None:
         """Replace the known tasks by those that were read: the first ones of the queue, in their order."""
-        self.known = [task for task in tasks if task.task_id not in self.sent]
+        self.known = []
+        for task in tasks:
+            if task.task_id in self.sent:
+                self.sent[task.task_id] = task
+            else:
+                self.known.append(task)
         self.blocked = []
         if self.passed_over:
             waiting = {(task.task_id, task.avoid) for task in (*self.known, *self.sent.values())}
@@ -76,6 +83,11 @@ class NamedWaiting(Waiting):
         """Set the head, by which the queue has its turn, to the first task that is not planned."""
         if self.known:
             self.head = self.known[0].score
+
+    @property
+    def is_in_order(self) -> bool:
+        """False if tasks have changed their places since they were read."""
+        return self.known_order == self.order
 
     @property
     def wanted(self) -> int:
@@ -90,10 +102,10 @@ class NamedWaiting(Waiting):
                 insort(self.known, task, key=place_of)
 
     def check(self) -> None:
-        """Have the queue read if a task that is not known here comes before the known ones."""
+        """Have the queue read if its order has changed, or if another task comes before the known ones."""
         more = self.length - len(self.known) - len(self.blocked) - len(self.sent)
-        is_first_known = self.known and (self.sent or self.blocked or self.head >= self.known[0].score)
-        self.is_read = more <= 0 or bool(is_first_known)
+        is_behind = self.known and not (self.sent or self.blocked) and self.head < self.known[0].score
+        self.is_read = self.is_in_order and not is_behind and (more <= 0 or bool(self.known))
 
     def block(self, task: NamedTask, now: float) -> None:
         """Let a task wait: only agents that it avoids have room."""

@@ -77,8 +77,8 @@ class AuditEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: int  #: ms since 1970 on the server's clock
     by: str  #: who asked for it: ``user@host``, or a credential and an address; else the id of a client
     action: str  #: tasks.cancel, agents.drain …
-    #: The first word of the script that handled the request: ok, cancelled, stopping, not_dead …
-    #: A part of an operation on many tasks is always ok: ``done`` and ``skipped`` say what became of it.
+    #: The first word of the script that handled the request: ok, cancelled, stopping, not_dead …; of a refused request its
+    #: error code. A part of an operation on many tasks is always ok: ``done`` and ``skipped`` say what became of it.
     outcome: str
     target: str = ""  #: what was changed: ids and values, with spaces between
     reason: str = ""  #: why, as the operator gave it
@@ -109,15 +109,31 @@ def audit_entry(entry_id: str, fields: Mapping[str, str], data: Any) -> AuditEnt
         id=entry_id,
         at=at,
         by=by,
-        action=f"tasks.{found.get('action', 'change')}",
+        action=f"tasks.{_text(found.get('action')) or 'change'}",
         outcome=outcome,
-        target=found.get("priority") or "",
-        query=found.get("query"),
-        operation=found.get("operation"),
-        count=found.get("count"),
-        done=found.get("done"),
-        skipped=found.get("skipped"),
+        target=_text(found.get("priority")) or "",
+        query=_text(found.get("query")),
+        operation=_text(found.get("operation")),
+        count=_count(found.get("count")),
+        done=_count(found.get("done")),
+        skipped=_counts(found.get("skipped")),
     )
+
+
+# The data of a request that was refused is as it was sent: any of its fields may have any type.
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _counts(value: Any) -> dict[str, int] | None:
+    is_counts = isinstance(value, dict) and all(type(count) is int for count in value.values())
+    return value if is_counts else None
 
 
 def _shown(value: Any) -> str:

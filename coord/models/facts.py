@@ -519,7 +519,15 @@ CONTROL_FACTS: dict[str, tuple[type[Struct], ...]] = {
         EntryReplayed,
         EntriesPurged,
     ),
-    "distributor": (StrategySet, SettingSet, TaskReplayed, TasksChangeRequested, DeadPurged, EntryReplayed),
+    "distributor": (
+        StrategySet,
+        SettingSet,
+        TaskCancelRequested,
+        TaskReplayed,
+        TasksChangeRequested,
+        DeadPurged,
+        EntryReplayed,
+    ),
     "router": (MessageReplayed, DeadPurged, EntryReplayed, LinkMade, LinkRemoved, MasterSet, MasterCleared),
 }
 

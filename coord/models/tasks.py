@@ -56,7 +56,8 @@ MOVES: MappingProxyType[TaskState | None, frozenset[TaskState]] = MappingProxyTy
         _S.ASSIGNED: frozenset({_S.RUNNING, _S.COMPLETED, _S.SCHEDULED, _S.FAILED, _S.CANCELLED, _S.EXPIRED}),
         _S.RUNNING: frozenset({_S.COMPLETED, _S.SCHEDULED, _S.FAILED, _S.CANCELLED, _S.EXPIRED}),
         _S.COMPLETED: frozenset(),
-        _S.FAILED: frozenset({_S.QUEUED}),  # replayed by an operator; the only outcome that is not final
+        # Replayed by an operator, and perhaps cancelled in the same batch; the only outcome that is not final.
+        _S.FAILED: frozenset({_S.QUEUED, _S.CANCELLED}),
         _S.CANCELLED: frozenset(),
         _S.EXPIRED: frozenset(),
     }

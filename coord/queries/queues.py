@@ -151,7 +151,7 @@ def waiting_counts_of(raw: Mapping[bytes, bytes], now: int) -> WaitingCounts | N
 
 
 async def get_pool_changes(redis: Redis, keys: Keys, since: int) -> PoolChanges:
-    """Return which pools were added to or removed from the table since a revision; one round trip.
+    """Return which pools were added to or removed from the table, or reordered, since a revision; one round trip.
 
     The revision is read first and the oldest change last, so a change in between is either read again or found to be
     missing. (A transaction is no alternative: Redis 7.0 refuses even its reads when it is out of memory.)

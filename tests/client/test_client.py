@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from coord import Client, TaskSpec
 from coord.codec import caller_of, decode_fact, encode
 from coord.config import MIB, Settings
+from coord.context import acting_for
 from coord.embedded import EmbeddedServer
 from coord.errors import (
     ConfigError,
@@ -330,6 +331,21 @@ async def test_a_cancel_says_what_the_coordinator_said(workers: PlayedWorkers) -
     entries = await wait_until(requests, "the request is there")
     await workers.answer(entries[-1][0].decode(), "pending", stream="in:requests")
     assert await asking == "pending"
+
+
+async def test_a_cancel_for_an_operator_is_an_operators_request(workers: PlayedWorkers) -> None:
+    """⚠ Clients may not append to that stream, so nobody else can write such a name into the audit."""
+    client = workers.client
+    for by, stream in (("ann@host", "in:control:distributor"), ("", "in:requests")):
+        token = acting_for.set(by)
+        try:
+            with pytest.raises(ResultTimeout):
+                await client.cancel("t-1", timeout=0.05)
+            await client.cancel_many(["t-2"], timeout=0.05)
+        finally:
+            acting_for.reset(token)
+        found: Any = await workers.redis.xrange(workers.keys.of(stream))
+        assert [fields.get(b"by", b"").decode() for _, fields in found] == [by, by]
 
 
 async def test_a_client_that_is_not_open_says_so(settings: Settings) -> None:

@@ -41,6 +41,7 @@ DICTIONARY: dict[str, str] = {
 #: The keys that a file builds of what is no quoted name: file, expression -> the keys. None where the names are quoted
 #: elsewhere in the file, or come from whoever calls the part.
 BUILT: dict[tuple[str, str], set[str]] = {
+    ("cancel", "STREAMS"): {"in:requests", "in:control:{kind}"},
     ("dead_letter", "stream"): {"in:*"},
     ("deregister", "STREAM"): {"in:registry", "in:control:{kind}"},
     ("tick_liveness", "index"): set(),

@@ -112,11 +112,11 @@ class Cell(Records):
 
     # Facts, appended and pending.
 
-    async def append(self, stream: str, kind: str = "fact", *, at: int | None = None) -> str:
+    async def append(self, stream: str, kind: str = "fact", *, at: int | None = None, **fields: str) -> str:
         """An entry in ``stream``, delivered to a worker and pending; its id, at ``now`` unless ``at`` is given."""
         entry = f"{self.now if at is None else at}-{next(self._sequence)}"
         key = self.keys.of(stream)
-        await self.redis.xadd(key, {"type": kind, "data": "{}"}, id=entry)
+        await self.redis.xadd(key, {"type": kind, "data": "{}", **fields}, id=entry)
         self.appended.add((stream, entry))
         group = next(kind for kind, streams in CONSUMES.items() if stream in streams)
         await self.redis.xreadgroup(group, "w1", {key: ">"}, count=1000)
@@ -285,10 +285,19 @@ class Cell(Records):
         """Report that an attempt failed; the word."""
         return await self.report("failed", task_id, code="boom", message="it broke", retryable=retryable, **options)
 
-    async def cancel(self, task_id: str = "t1", *, caller: str = "", reason: str = "not needed") -> str:
+    async def cancel(
+        self,
+        task_id: str = "t1",
+        *,
+        caller: str = "",
+        reason: str = "not needed",
+        is_operators: bool = False,
+        by: str = "",
+    ) -> str:
         """Cancel a task; the word."""
-        entry = await self.append("in:requests", "task.cancel_requested")
-        return await self.word(self.scripts.cancel([CancelRequest(entry, task_id, caller, reason)]))
+        stream = "in:control:distributor" if is_operators else "in:requests"
+        entry = await self.append(stream, "task.cancel_requested", by=by)
+        return await self.word(self.scripts.cancel([CancelRequest(entry, task_id, caller, reason, is_operators)]))
 
     async def loss(self, agent_id: str = "a1", term: int = 1) -> Loss:
         """A loss, appended."""

@@ -168,15 +168,20 @@ class Machine(World):
 
     @precondition(lambda self: self.submitted)
     @rule(
-        action=st.sampled_from(["cancel", "replay", "prioritize", "prioritize"]),
+        requests=st.lists(
+            st.tuples(
+                st.sampled_from(["cancel", "replay", "prioritize", "prioritize"]), st.sampled_from(list(Priority))
+            ),
+            min_size=1,
+            max_size=3,
+        ),
         first=SOME,
         most=st.integers(1, 4),
-        priority=st.sampled_from(list(Priority)),
     )
-    def change_tasks(self, action: str, first: int, most: int, priority: Priority) -> None:
-        """An operator changes many tasks at once, also such as are not in a state for it."""
+    def change_tasks(self, requests: list[tuple[str, Priority]], first: int, most: int) -> None:
+        """Operators change many tasks at once, also such as are not in a state for it."""
         tasks = list(self.submitted)
-        self.change(action, [tasks[(first + n) % len(tasks)] for n in range(most)], priority)
+        self.change(requests, [tasks[(first + n) % len(tasks)] for n in range(most)])
 
     @precondition(lambda self: self.seen.facts["in:control:distributor"])
     @rule(first=SOME, most=st.integers(1, 3))

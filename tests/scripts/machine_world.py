@@ -246,12 +246,15 @@ class World(RuleBasedStateMachine):
         one = Purge(entry, "c3", task, None) if task else Purge(entry, "c3", "", 1_000)
         self.run(self.scripts.purge("distributor", "tasks", [one]), "in:control:distributor")
 
-    def change(self, action: str, tasks: Sequence[str], priority: str) -> None:
-        """An operator changes many tasks, whatever their states are."""
-        entry = self.append("in:control:distributor", "tasks.change_requested")
-        named = priority if action == "prioritize" else ""
-        one = TasksChange(entry, "c3", action, " ".join(tasks), named, "not needed", None, b'{"action":"any"')
-        self.run(self.scripts.change_tasks([one]), "in:control:distributor")
+    def change(self, requests: Sequence[tuple[str, Priority]], tasks: Sequence[str]) -> None:
+        """Operators change the same tasks in one batch, whatever their states are; each request: action, priority."""
+        changes: list[TasksChange] = []
+        for action, priority in requests:
+            entry = self.append("in:control:distributor", "tasks.change_requested")
+            named = priority if action == "prioritize" else ""
+            note = b'{"action":"any"'
+            changes.append(TasksChange(entry, "c3", action, " ".join(tasks), named, "not needed", None, note))
+        self.run(self.scripts.change_tasks(changes), "in:control:distributor")
 
     def reclaim(self, batch: Sequence[str]) -> None:
         """``reclaim`` for the lost agents in a batch of entries, ``reclaim_lease`` for the lost leases in it."""

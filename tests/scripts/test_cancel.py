@@ -184,3 +184,24 @@ async def test_a_large_batch(cell: Cell) -> None:
     batch = [CancelRequest(await cell.append("in:requests"), f"t{n}", "c1", "w" * 1_000) for n in range(256)]
     assert (await cell.run(cell.scripts.cancel(batch))).words == ["CANCELLED"] * 256
     assert await cell.is_consumed("in:requests")
+
+
+@pytest.mark.on_fakeredis
+@pytest.mark.guarantee("audit")
+async def test_only_the_cancels_of_operators_are_audited(cell: Cell) -> None:
+    """⚠ A client may write any name into its request: it neither names others in the audit nor fills it."""
+    await cell.submit("t1")
+    await cell.submit("t2")
+    assert await cell.cancel("t1", caller="c1", by="ann@host") == "CANCELLED"
+    assert await cell.cancel("ghost", caller="c1", by="ann@host") == "NOT_FOUND"
+    assert await cell.stream("log:audit") == []
+    assert await cell.cancel("t2", caller="op", is_operators=True, by="ann@host") == "CANCELLED"
+    assert await cell.cancel("t2", caller="op", is_operators=True, by="ann@host") == "CANCELLED"
+    await cell.append("in:tasks:low", at=cell.now - 1)
+    assert await cell.cancel("later", caller="op", is_operators=True, by="ann@host") == "PENDING"
+    assert await cell.is_consumed("in:control:distributor")
+    found = [(one["type"], one["by"], one["outcome"]) for one in await cell.stream("log:audit")]
+    assert found == [("task.cancel_requested", "ann@host", word) for word in ("cancelled", "cancelled", "pending")]
+    answers = await cell.stream("replies:op")
+    assert {one["stream"] for one in answers} == {"in:control:distributor"}
+    assert answers[-1]["code"] == "pending"

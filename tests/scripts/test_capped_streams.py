@@ -67,7 +67,7 @@ async def fill_dead(cell: Cell, n: int) -> None:
     """Bury an entry."""
     bad = await cell.append("in:messages:low")
     letter = DeadLetterEntry(
-        "in:messages:low", bad, b"x", b"y" * 200, whole=True, caller="", code="fact_invalid", reason=f"{n}"
+        "in:messages:low", bad, b"x", b"y" * 200, whole=True, caller="", by=b"", code="fact_invalid", reason=f"{n}"
     )
     await cell.run(cell.scripts.dead_letter("router", [letter]))
 
@@ -122,7 +122,7 @@ async def test_a_batch_that_is_larger_than_the_cap_is_cut_as_well(cell: Cell) ->
             bad = await cell.append("in:messages:low")
             letters.append(
                 DeadLetterEntry(
-                    "in:messages:low", bad, b"x", b"y" * 200, whole=True, caller="c1", code="bad", reason=f"{n}"
+                    "in:messages:low", bad, b"x", b"y" * 200, whole=True, caller="c1", by=b"", code="bad", reason=f"{n}"
                 )
             )
         await cell.run(cell.scripts.dead_letter("router", letters))

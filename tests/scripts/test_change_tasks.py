@@ -99,6 +99,59 @@ async def test_a_task_of_a_new_priority_goes_its_way(cell: Cell) -> None:
     assert await cell.counter("completed:high") == 1
 
 
+Request = tuple[str, str]  #: action, priority or nothing
+
+#: What is asked in one call of a waiting task of the priority normal -> its state and priority after it.
+WAITING: dict[tuple[Request, ...], tuple[str, str]] = {
+    (("prioritize", "urgent"), ("cancel", "")): ("cancelled", "urgent"),
+    (("cancel", ""), ("prioritize", "urgent")): ("cancelled", "normal"),
+    (("prioritize", "urgent"), ("prioritize", "low")): ("queued", "low"),
+    (("prioritize", "low"), ("cancel", ""), ("prioritize", "high")): ("cancelled", "low"),
+}
+#: The same of a failed task.
+FAILED: dict[tuple[Request, ...], tuple[str, str]] = {
+    (("replay", ""), ("cancel", "")): ("cancelled", "normal"),
+    (("replay", ""), ("prioritize", "urgent")): ("queued", "urgent"),
+    (("replay", ""), ("prioritize", "urgent"), ("cancel", ""), ("replay", "")): ("cancelled", "urgent"),
+    (("cancel", ""), ("replay", "")): ("queued", "normal"),
+}
+
+
+async def change_at_once(cell: Cell, requests: tuple[Request, ...], *ids: str) -> None:
+    """Change the same tasks by several requests in one call."""
+    changes = []
+    for action, priority in requests:
+        entry = await cell.append("in:control:distributor", "tasks.change_requested")
+        changes.append(TasksChange(entry, "op", action, " ".join(ids), priority, "why", None, b'{"a":1'))
+    answer = await cell.run(cell.scripts.change_tasks(changes))
+    assert answer.words == ["OK"] * len(requests)
+
+
+@pytest.mark.on_fakeredis
+@pytest.mark.guarantee("bulk-operations")
+@pytest.mark.parametrize("requests", [*WAITING, *FAILED])
+async def test_several_requests_in_one_call_have_an_effect_in_their_order(
+    cell: Cell, requests: tuple[Request, ...]
+) -> None:
+    """⚠ What is written to a queue together is in no order: a cancelled task must not stay in it."""
+    ids = [f"t{n}" for n in range(8)]
+    await cell.register(capacity=10)
+    for task_id in ids:
+        if requests in WAITING:
+            await cell.submit(task_id, pool=f"p-{task_id}")
+        else:
+            await cell.assign(task_id)
+            await cell.fail(task_id, retryable=False)
+    await change_at_once(cell, requests, *ids)
+    expected = (WAITING | FAILED)[requests]
+    for task_id in ids:
+        task = await cell.task(task_id)
+        assert (task.state, task.priority) == expected
+        score = await cell.redis.zscore(cell.keys.queue(f"p-{task_id}"), task_id)
+        place = (await cell.fields(task_id, "score"))[0]
+        assert score == (float(place or 0) if task.state == "queued" else None)
+
+
 @pytest.mark.guarantee("bulk-operations")
 async def test_the_same_request_again_changes_nothing(cell: Cell) -> None:
     """Its entry is gone: the word says so, and neither the tasks nor the audit change."""

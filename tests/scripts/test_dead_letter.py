@@ -8,11 +8,13 @@ from tests.scripts.cell import Cell
 from workers.transitions import DeadLetterEntry
 
 
-async def letter(cell: Cell, stream: str = "in:reports", *, caller: str = "c1", data: bytes = b"{") -> DeadLetterEntry:
+async def letter(
+    cell: Cell, stream: str = "in:reports", *, caller: str = "c1", data: bytes = b"{", by: str = "", kind: str = "fact"
+) -> DeadLetterEntry:
     """A dead letter of an entry that was appended."""
-    entry = await cell.append(stream)
+    entry = await cell.append(stream, kind, by=by)
     return DeadLetterEntry(
-        stream, entry, b"task.started", data, True, caller, "fact_invalid", "field 'data': truncated"
+        stream, entry, b"task.started", data, True, caller, by.encode(), "fact_invalid", "field 'data': truncated"
     )
 
 
@@ -70,3 +72,23 @@ async def test_a_large_batch_from_many_streams(cell: Cell) -> None:
     assert await cell.run(cell.scripts.dead_letter("distributor", batch)) == 256
     for stream in streams:
         assert await cell.is_consumed(stream)
+
+
+@pytest.mark.on_fakeredis
+@pytest.mark.guarantee("audit")
+async def test_what_an_operator_asked_for_in_vain_is_audited(cell: Cell) -> None:
+    """⚠ Who asked, for what, and why not; also without a name. What clients and agents append is not."""
+    refused = [
+        await letter(cell, "in:control:distributor", by="ann@host", kind="strategy.set"),
+        await letter(cell, "in:control:distributor", kind="t" * 1_000),
+        await letter(cell, "in:requests", by="mallory", kind="task.cancel_requested"),
+        await letter(cell, "in:reports"),
+    ]
+    call = cell.scripts.dead_letter("distributor", refused)
+    await cell.run(call)
+    assert await cell.run(call) == 0
+    first, second = await cell.stream("log:audit")
+    said = (first["type"], first["by"], first["outcome"], first["data"])
+    assert said == ("strategy.set", "ann@host", "fact_invalid", "{}")
+    assert (second["type"], second["by"]) == ("t" * 256, "client without an id")
+    assert [one.get("by") for one in await cell.stream("dead:in")] == ["ann@host", None, "mallory", None]

@@ -266,3 +266,16 @@ async def test_a_large_batch(cell: Cell) -> None:
     assert answer.words == ["ASSIGNED"] * 256
     assert answer.loads == {"a1": 128, "a2": 128}
     assert answer.pools["p1"][0] == 44
+
+
+@pytest.mark.on_fakeredis
+async def test_an_id_of_a_task_of_another_pool_is_dropped(cell: Cell) -> None:
+    """⚠ A fail-over may leave an id in a queue that its task has left: it is not placed by the rules of that pool."""
+    await cell.register(capacity=10)
+    await cell.submit("t1", pool="p1")
+    await cell.submit("t2", pool="p2")
+    await cell.redis.zadd(cell.keys.queue("p1"), {"t2": 0})
+    assert await cell.dispatch(pool="p1") == "ASSIGNED"
+    assert [(await cell.task(name)).state for name in ("t1", "t2")] == ["assigned", "queued"]
+    assert await cell.dispatch(pool="p2") == "ASSIGNED"
+    assert (await cell.task("t2")).state == "assigned"

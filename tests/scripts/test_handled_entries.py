@@ -168,7 +168,7 @@ async def furnished(cell: Cell) -> None:
     await cell.register("a9")
     bad = await cell.append("in:messages:low")
     letter = DeadLetterEntry(
-        "in:messages:low", bad, b"odd", b"{}", whole=True, caller="", code="fact_invalid", reason="odd"
+        "in:messages:low", bad, b"odd", b"{}", whole=True, caller="", by=b"", code="fact_invalid", reason="odd"
     )
     await cell.run(cell.scripts.dead_letter("router", [letter]))
 

@@ -29,7 +29,7 @@ async def populate(cell: Cell) -> None:
     await cell.deliver("m1", payload=b'"' + b"m" * 20_000 + b'"')
     bad = await cell.append("in:messages:low")
     letter = DeadLetterEntry(
-        "in:messages:low", bad, b"x", b"y" * 4_000, whole=True, caller="c1", code="bad", reason="bad"
+        "in:messages:low", bad, b"x", b"y" * 4_000, whole=True, caller="c1", by=b"", code="bad", reason="bad"
     )
     await cell.run(cell.scripts.dead_letter("router", [letter]))
     await cell.append("in:messages:low")

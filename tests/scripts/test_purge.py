@@ -45,7 +45,7 @@ async def die(cell: Cell, of: Of, count: int) -> list[str]:
             await cell.deliver(f"m{n}", receiver="nobody")
         else:
             entry = await cell.append("in:reports")
-            letter = DeadLetterEntry("in:reports", entry, b"task.started", b"{", True, "", "fact_invalid", "no")
+            letter = DeadLetterEntry("in:reports", entry, b"task.started", b"{", True, "", b"", "fact_invalid", "no")
             await cell.run(cell.scripts.dead_letter("distributor", [letter]))
         cell.now += 1_000
     return list(await died_at(cell, of))

@@ -12,11 +12,19 @@ DATA = b'{"task_id":"t1","lease":"0123456789abcdef"}'
 
 
 async def dead_letter(
-    cell: Cell, stream: str = "in:reports", *, data: bytes = DATA, whole: bool = True, caller: str = "c1"
+    cell: Cell,
+    stream: str = "in:reports",
+    *,
+    data: bytes = DATA,
+    whole: bool = True,
+    caller: str = "c1",
+    by: str = "",
 ) -> str:
     """An entry that was buried; its id in dead:in."""
     entry = await cell.append(stream)
-    letter = DeadLetterEntry(stream, entry, b"task.started", data, whole, caller, "entry_buried", "failed 3 times")
+    letter = DeadLetterEntry(
+        stream, entry, b"task.started", data, whole, caller, by.encode(), "entry_buried", "failed 3 times"
+    )
     await cell.run(cell.scripts.dead_letter("distributor", [letter]))
     (dead,) = (await cell.redis.xrevrange(cell.keys.of("dead:in"), count=1))[0][:1]
     return str(dead.decode())
@@ -29,16 +37,16 @@ async def requeue(cell: Cell, dead_id: str, kind: str = "distributor") -> str:
 
 
 @pytest.mark.on_fakeredis
-@pytest.mark.parametrize("caller", ["c1", ""])
-async def test_an_entry_is_appended_anew_as_it_was(cell: Cell, caller: str) -> None:
-    """With its type, its data to the byte and its caller; it is buried no more, and the operator hears its new id."""
+@pytest.mark.parametrize(("caller", "by"), [("c1", ""), ("", ""), ("c1", "ann@host"), ("", "ann@host")])
+async def test_an_entry_is_appended_anew_as_it_was(cell: Cell, caller: str, by: str) -> None:
+    """With its type, its data to the byte, its caller and who asked; the operator gets its new id."""
     data = b'{"task_id":"t1","lease":"0123456789abcdef","x":"\xff\x00"}'
-    dead = await dead_letter(cell, data=data, caller=caller)
+    dead = await dead_letter(cell, data=data, caller=caller, by=by)
 
     assert await requeue(cell, dead) == "OK"
 
     ((entry, fields),) = await cell.redis.xrange(cell.keys.of("in:reports"))
-    named = {b"caller": caller.encode()} if caller else {}
+    named = {name: value.encode() for name, value in ((b"caller", caller), (b"by", by)) if value}
     assert fields == {b"type": b"task.started", b"data": data, **named}
     answer = (await cell.stream("replies:op"))[-1]
     assert msgspec.json.decode(answer["data"]) == {"entry_id": entry.decode()}

@@ -52,7 +52,7 @@ async def test_a_full_server_gives_nobody_up_and_buries_what_is_bad(full: Cell) 
     observed = (await full.run(tick)).observed
     bad = await full.append("in:messages:low")
     letter = DeadLetterEntry(
-        "in:messages:low", bad, b"x", b"", whole=True, caller="c1", code="fact_invalid", reason="bad"
+        "in:messages:low", bad, b"x", b"", whole=True, caller="c1", by=b"", code="fact_invalid", reason="bad"
     )
     lost = LeaseLoss(await full.append("in:losses", "lease.lost"), "a1", "t1", lease)
     await fill(full)

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from coord import Agent, Client, queries
 from coord.acl import Role, rules, set_user, user_name
 from coord.agent_token import digest_of_token
 from coord.config import Settings
 from coord.connection import connect
+from coord.context import acting_for
 from coord.embedded import EmbeddedServer
 from coord.errors import AgentNotFound, ConfigError, TaskFailed, TaskNotFound, TokenMissing
 from coord.keys import Keys
@@ -573,6 +575,37 @@ async def test_operators_hand_out_tokens(users: Users, tmp_path: Path) -> None:
         await asyncio.wait_for(program.communicate(), PATIENT_S)
         assert program.returncode == 0
         assert "tokens_refused" not in await queries.get_counters(users.admin, KEYS)
+
+
+@pytest.mark.guarantee("audit")
+@pytest.mark.parametrize("users", ["valkey"], indirect=True)
+async def test_a_client_writes_nothing_into_the_audit(users: Users) -> None:
+    """⚠ A command under the user of a client cancels as clients do; a name in its requests has no effect."""
+    async with cell_of(users) as operator, Client(users.url("client"), settings=SETTINGS) as client:
+        for task_id in ("t1", "t2", "t3"):
+            await client.submit("unknown", task_id=task_id)
+        assert await _commands(users.url("client"), "tasks cancel t1") == ["0"]
+        token = acting_for.set("ann@host")
+        try:
+            assert await client.cancel("t2", timeout=PATIENT_S) == "accepted"
+            assert await client.cancel_many(["t2"], timeout=PATIENT_S) == {"t2": "accepted"}
+            assert (await operator.admin.audit()).entries == ()
+            assert await operator.cancel("t3", timeout=PATIENT_S) == "accepted"
+        finally:
+            acting_for.reset(token)
+        forged: dict[Any, Any] = {"type": "task.cancel_requested", "data": '{"task_id":"t3"}', "by": "ann@host"}
+        async with connect(users.url("client"), SETTINGS) as redis:
+            await redis.xadd(KEYS.of("in:requests"), forged)
+            for stream in ("in:control:distributor", "log:audit"):
+                with pytest.raises(NoPermissionError):
+                    await redis.xadd(KEYS.of(stream), forged)
+
+        async def is_read() -> bool:
+            return not await users.admin.xlen(KEYS.of("in:requests"))
+
+        await wait_until(is_read, "the request is handled", PATIENT_S)
+        (entry,) = (await operator.admin.audit()).entries
+        assert (entry.action, entry.target, entry.by, entry.outcome) == ("tasks.cancel", "t3", "ann@host", "cancelled")
 
 
 async def test_the_connected_user_is_not_changed(users: Users) -> None:

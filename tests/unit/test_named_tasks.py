@@ -278,6 +278,54 @@ def test_a_task_that_comes_while_its_queue_is_read_is_read_as_well() -> None:
     assert named(planner.plan(9)) == [("t2", "a0")]
 
 
+def test_a_queue_whose_order_has_changed_is_read_before_more_of_it_is_planned() -> None:
+    """⚠ All its tasks are known, and its head may be the same: only the change itself shows it."""
+    planner = planner_of(9)
+    expect(planner, task(1.0, "t1"), task(2.0, "t2"), task(3.0, "t3"))
+    planner.apply(heard(length=3, head=1.0))
+    planner.reorder([QUEUE, "p1", "unknown"])
+    planner.apply(heard(length=3, head=1.0))
+    assert planner.plan(9) == []
+    assert list(planner.unread) == [QUEUE]
+    planner.measure_named(QUEUE, [task(1.0, "t1"), task(3.0, "t3"), task(9.0, "t2")], 3)
+    assert [one.task_id for one in planner.plan(9)] == ["t1", "t3", "t2"]
+
+
+def test_a_queue_whose_order_changes_while_it_is_read_is_read_again() -> None:
+    """What was read is of the order before."""
+    planner = planner_of(9)
+    expect(planner, task(1.0, "t1"), task(2.0, "t2"))
+    planner.reorder([QUEUE])
+    order = planner.order_of(QUEUE)
+    planner.reorder([QUEUE])
+    planner.measure_named(QUEUE, [task(1.0, "t1"), task(2.0, "t2")], 2, order=order)
+    assert planner.plan(9) == []
+    assert list(planner.unread) == [QUEUE]
+    planner.measure_named(QUEUE, [task(0.0, "t2"), task(1.0, "t1")], None, order=planner.order_of(QUEUE))
+    assert [one.task_id for one in planner.plan(9)] == ["t2", "t1"]
+
+
+def test_a_planned_task_that_comes_back_has_its_new_place() -> None:
+    """It was read while it was planned; its agent was full."""
+    planner = planner_of(9)
+    expect(planner, task(1.0, "t1"), task(2.0, "t2"))
+    plan = planner.plan(1)
+    planner.reorder([QUEUE])
+    planner.measure_named(QUEUE, [task(2.0, "t2"), task(9.0, "t1", key="new")], 2)
+    planner.answered(plan, heard("FULL", loads={"a0": 0}, length=2, head=2.0))
+    assert [one.task_id for one in planner.plan(9)] == ["t2", "t1"]
+    assert Watched.seen[-1].affinity_key == "new"
+
+
+def test_a_head_before_all_known_tasks_is_read() -> None:
+    """Also if as many tasks are known as wait: another distributor may have had one exchanged."""
+    planner = planner_of(9)
+    expect(planner, task(5.0, "t1"), task(6.0, "t2"))
+    planner.apply(heard(length=2, head=1.0))
+    assert not planner.is_ready()
+    assert list(planner.unread) == [QUEUE]
+
+
 def test_a_queue_that_has_ended_is_forgotten() -> None:
     """Whatever was blocked in it."""
     planner = planner_of(1, 1)

@@ -119,6 +119,34 @@ async def test_what_cannot_be_set_is_answered_with_what_can(
     assert await queries.get_live_values(cell.redis, cell.keys) == {}
 
 
+@pytest.mark.guarantee("audit")
+async def test_a_refused_request_is_audited_with_who_asked(cell: RunningCell, caller: Caller) -> None:
+    """⚠ Refused before any script of its own: an unknown value, and what is no fact. Replayed, it has the same name."""
+    data = b'{"strategy":"best"}'
+    for sent in ({"type": "strategy.set", "data": data}, {"type": "strategy.set", "data": b"["}):
+        await caller.raw("in:control:distributor", {**sent, "by": "ann@host"})
+    dead = await wait_until(lambda: _dead_control(cell), "both are dead letters")
+    assert (await caller.answer(await caller.tell("in:control:distributor", EntryReplayed(dead))))["ok"] == "1"
+
+    async def entries_of() -> list[tuple[str, str, str]]:
+        page = await queries.get_audit_since(cell.redis, cell.keys, "0-0")
+        return sorted((one.action, one.by, one.outcome) for one in page)
+
+    by_caller = ("entries.replay", f"client {caller.id}", "ok")
+    refused = [("strategy.set", "ann@host", code) for code in ("config_invalid", "config_invalid", "fact_invalid")]
+    await wait_until(lambda: _are(entries_of, sorted([by_caller, *refused])), "each request is in the audit")
+
+
+async def _dead_control(cell: RunningCell) -> str:
+    found = await entries(cell.redis, cell.keys.of("dead:in"))
+    codes = {fields[b"code"]: one.decode() for one, fields in found}
+    return codes[b"config_invalid"] if len(found) == 2 else ""
+
+
+async def _are(read: Any, expected: Any) -> bool:
+    return bool(await read() == expected)
+
+
 @pytest.mark.guarantee("rules-under-load")
 async def test_a_type_has_rules_of_its_own_in_every_distributor(cell: RunningCell, caller: Caller) -> None:
     """Also in one that starts later; a task's own strategy wins; records say by which rules a task was placed."""

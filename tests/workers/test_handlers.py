@@ -27,8 +27,9 @@ from coord.models.facts import (
     TaskFailed,
     TaskReleased,
     TaskReplayed,
+    TasksChangeRequested,
 )
-from coord.models.tasks import Requirements, Retry, TaskError, TaskRecord, TaskState, TaskSubmitted
+from coord.models.tasks import Priority, Requirements, Retry, TaskError, TaskRecord, TaskState, TaskSubmitted
 from coord.streams import Append, Consumer, append
 from tests.ledger import assert_keys_end, assert_ledger
 from workers.distributor import Distributor
@@ -36,7 +37,7 @@ from workers.intake import Intake
 from workers.registry import Registry
 from workers.router import Router
 from workers.service import Service, WorkerContext
-from workers.transitions import Scripts
+from workers.transitions import Call, Scripts
 
 
 class DirectCell:
@@ -202,6 +203,33 @@ async def test_the_distributor_cancels(direct: DirectCell) -> None:
     assert (await direct.task()).state is TaskState.CANCELLED
     assert await direct.inbox() == []
     assert await direct.tell("in:requests", TaskCancelRequested("t1")) == ["ok"]
+
+
+async def test_many_changes_of_many_tasks_are_several_calls(
+    direct: DirectCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """⚠ One call for a whole batch kept the server busy for half a second; in their order, and other facts go first."""
+    await direct.tell("in:tasks:low", *(echo(f"t{n}") for n in range(3)))
+    run = direct.cell.scripts.run
+    sizes: list[tuple[Any, int]] = []
+
+    async def counted(*calls: Call[Any]) -> list[Any]:
+        """Note the requests and the tasks of each call that changes tasks."""
+        changing = [call.args for call in calls if call.script == "change_tasks"]
+        sizes.extend((args[0], sum(str(one).count("ghost-") for one in args)) for args in changing)
+        return await run(*calls)
+
+    monkeypatch.setattr(direct.cell.scripts, "run", counted)
+    ghosts = tuple(f"ghost-{n}" for n in range(199))
+    changes = [TasksChangeRequested("prioritize", (*ghosts, f"t{n % 2}"), Priority.HIGH) for n in range(4)]
+    changes.append(TasksChangeRequested("prioritize", ("t0",), Priority.URGENT))
+    changes.append(TasksChangeRequested("prioritize", (*ghosts, "t1"), Priority.NORMAL))
+    changes.append(TasksChangeRequested("cancel", ("t1",)))
+    answers = await direct.tell("in:control:distributor", *changes, TaskReplayed("t2"))
+    assert answers == [*["ok"] * 7, "task_not_dead"]
+    assert sizes == [(2, 398), (3, 398), (2, 199)]
+    assert [(await direct.task(one)).priority for one in ("t0", "t1")] == [Priority.URGENT, Priority.NORMAL]
+    assert (await direct.task("t1")).state is TaskState.CANCELLED
 
 
 async def test_what_a_lost_agent_had_goes_on(direct: DirectCell) -> None:

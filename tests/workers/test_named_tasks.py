@@ -16,10 +16,12 @@ from coord.models.facts import (
     TaskCancelRequested,
     TaskCompleted,
     TaskFailed,
+    TasksChangeRequested,
 )
-from coord.models.tasks import Requirements, Retry, TaskState, TaskSubmitted
-from tests.workers.test_handlers import DirectCell, direct, echo
+from coord.models.tasks import Priority, Requirements, Retry, TaskState, TaskSubmitted
+from tests.workers.test_handlers import DirectCell, assigned, direct, echo
 from tests.workers.test_refusals import placed_again
+from workers.distributor import Distributor
 
 __all__ = ["direct", "placed_again"]
 
@@ -110,6 +112,70 @@ async def test_a_cancelled_task_leaves_its_queue(direct: DirectCell) -> None:
     assert (await direct.task()).state is TaskState.CANCELLED
     assert await direct.redis.hlen(direct.keys.of("pools")) == 0
     assert direct.distributor.planner.waiting == {}
+
+
+async def prioritize(direct: DirectCell, priority: Priority, *ids: str) -> None:
+    """Let an operator give tasks another priority."""
+    request = TasksChangeRequested("prioritize", ids, priority=priority)
+    assert await direct.tell("in:control:distributor", request) == ["ok"]
+
+
+async def complete(direct: DirectCell, task_id: str) -> None:
+    """Let the agent that has a task complete it, and place what waits."""
+    lease = (await direct.task(task_id)).lease
+    assert lease is not None
+    assert await direct.tell("in:reports", TaskCompleted(task_id, lease)) == ["ok"]
+    await direct.place()
+
+
+async def next_of(direct: DirectCell, *ids: str) -> str:
+    """The only one of these tasks that an agent has."""
+    (found,) = [one for one in ids if (await direct.task(one)).state is TaskState.ASSIGNED]
+    return found
+
+
+@pytest.mark.guarantee("priority")
+@pytest.mark.parametrize(
+    ("changed", "to", "order"),
+    [
+        ("w3", Priority.URGENT, ["w3", "w0", "w1", "w2"]),
+        ("w2", Priority.LOW, ["w0", "w1", "w3", "w2"]),
+        ("w0", Priority.LOW, ["w1", "w2", "w3", "w0"]),
+    ],
+)
+async def test_a_new_priority_changes_the_order_of_named_tasks(
+    direct: DirectCell, changed: str, to: Priority, order: list[str]
+) -> None:
+    """⚠ The distributor knows all of them, and their head may be the same."""
+    await assigned(direct, "blocks")
+    await direct.tell("in:tasks:normal", *(echo(one, affinity_key=one) for one in sorted(order)))
+    await prioritize(direct, to, changed)
+    await complete(direct, "blocks")
+    found = []
+    for _ in order:
+        found.append(await next_of(direct, *order))
+        await complete(direct, found[-1])
+    assert found == order
+
+
+@pytest.mark.guarantee("priority")
+@pytest.mark.parametrize(("changed", "to", "first"), [("w2", Priority.URGENT, "w2"), ("w0", Priority.LOW, "w1")])
+async def test_another_distributor_follows_a_new_priority_of_named_tasks(
+    direct: DirectCell, changed: str, to: Priority, first: str
+) -> None:
+    """⚠ It knows the tasks, and no answer of its own shows the change: the table of pools does."""
+    ids = ["w0", "w1", "w2"]
+    await direct.tell("in:tasks:normal", *(echo(one, affinity_key=one) for one in ids))
+    other = Distributor(direct.cell)
+    other.view.replace(await other.follower.resync())
+    await other.read_pools()
+    assert other.planner.is_ready()
+    await prioritize(direct, to, changed)
+    await other.table.look()
+    await other.handle([])
+    await other.table.read_lengths()
+    await other.handle([])
+    assert await next_of(direct, *ids) == first
 
 
 async def fail(direct: DirectCell, task_id: str = "t1") -> str:

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Changes many tasks on an operator's request: cancels, replays or prioritizes each of them, as far as its state allows.
 -- include: base entries replies batches records tasks cancels replays priorities audit
--- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled failed>queued
+-- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled failed>queued failed>cancelled
 -- keys: task:{id} hash r | in:control:{kind} stream w
 -- ARGV[3]  number of requests, then for each:
 --   entry | caller or '' | action: cancel, replay or prioritize | task_ids: spaces between | priority or '' | reason |

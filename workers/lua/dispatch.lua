@@ -107,7 +107,7 @@ end
 -- Pops the next tasks of a pool, in their order.
 local popped = {}
 local function pop(pool)
-  local tasks = { next = 1 }
+  local tasks, in_pool = { next = 1 }, ' ' .. pool .. ' '
   popped[pool] = tasks
   touch_pool(pool)
   while wanted[pool] > 0 do
@@ -118,8 +118,8 @@ local function pop(pool)
     for i = 1, #found, 2 do
       local key = P .. 'task:' .. found[i]
       local values = redis.pcall('HMGET', key, 'state', 'submission', 'body')
-      -- An id that is not of a waiting task (a fail-over may leave one) is dropped with the pop.
-      if values[1] == 'queued' then
+      -- An id that is not of a task that waits in this pool (a fail-over may leave one) is dropped with the pop.
+      if values[1] == 'queued' and values[2] and string.find(values[2], in_pool, 1, true) then
         tasks[#tasks + 1] = { id = found[i], key = key, score = found[i + 1], values = values }
         wanted[pool] = wanted[pool] - 1
       end
@@ -183,7 +183,7 @@ local function assign_named(group, agent_id, lease, id)
   if values[1] == 'queued' and pool_of(values[2]) == group.pool then
     word = assign(group, agent_id, lease, { id = id, key = key, values = values, score = score_of(values[2]) })
   end
-  gather('ZREM', P .. 'queue:' .. group.pool, id)
+  unqueue(id, group.pool)
   return word
 end
 
@@ -287,7 +287,7 @@ end
 -- Popped tasks that could not be assigned go back to their queue.
 for pool, tasks in pairs(popped) do
   for i = tasks.next, #tasks do
-    gather('ZADD', P .. 'queue:' .. pool, tasks[i].score, tasks[i].id)
+    enqueue(tasks[i].id, pool, tasks[i].score)
   end
 end
 return finish_tasks(words)

@@ -43,8 +43,11 @@ local function requeue(i)
     return 'TRUNCATED'
   end
   local copy = { 'type', fields.type, 'data', fields.data }
-  if fields.caller then
-    copy[5], copy[6] = 'caller', fields.caller
+  for _, name in ipairs({ 'caller', 'by' }) do
+    if fields[name] then
+      copy[#copy + 1] = name
+      copy[#copy + 1] = fields[name]
+    end
   end
   local id = call('XADD', P .. stream, '*', unpack(copy))
   call('XDEL', P .. 'dead:in', dead)

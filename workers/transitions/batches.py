@@ -148,6 +148,7 @@ class CancelRequest(Struct, frozen=True):
     task_id: str
     caller: str
     reason: str
+    is_operators: bool = False  #: its entry is in the stream of operators
 
 
 class Registration(Struct, frozen=True):
@@ -289,6 +290,7 @@ class DeadLetterEntry(Struct, frozen=True):
     data: bytes
     whole: bool  #: nothing was cut off, so it may be appended again
     caller: str
+    by: bytes  #: who asked for it, if it says so
     code: str
     reason: str
 

@@ -38,7 +38,7 @@ end
 
 -- Writes to keys that the entries of a batch share are gathered and done once: command -> key -> arguments. The number
 -- of commands is the cost of a batch, more than what each of them does. The type of a key is checked before its first
--- gather.
+-- gather. Commands are written in no defined order: so a batch gathers one command at most for a member of a key.
 local gathered = {}
 local function gather(command, key, first, second)
   local of_command = gathered[command]

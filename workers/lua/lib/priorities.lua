@@ -18,6 +18,7 @@ local function prioritize_task(task, priority)
   task.priority = priority
   if task.state == 'queued' then
     enqueue(task.id, task.pool, task.score)
+    reordered_pools[task.pool] = is_named(task.pool)
   end
   call('HSET', task.key, 'submission', pack_submission(task))
   -- `submitted` is a total that never falls: so the moves between priorities are counted beside it.

@@ -45,15 +45,40 @@ local function touch_pool(pool, definition)
   touched_pools[pool] = definition or touched_pools[pool] or ''
 end
 
-local function enqueue(id, pool, score)
+-- The place of a task in its queue; false: it leaves the queue. The last change in a batch counts.
+local queued_at = {}
+local function place(id, pool, score)
   touch_pool(pool)
-  gather('ZADD', P .. 'queue:' .. pool, score, id)
+  local of_pool = queued_at[pool]
+  if not of_pool then
+    of_pool = {}
+    queued_at[pool] = of_pool
+  end
+  of_pool[id] = score
+end
+
+local function enqueue(id, pool, score)
+  place(id, pool, score)
 end
 
 local function unqueue(id, pool)
-  touch_pool(pool)
-  gather('ZREM', P .. 'queue:' .. pool, id)
+  place(id, pool, false)
 end
+
+-- Gathers a write for each task of an index: a score is set, false removes the task.
+local function gather_scores(key, scores)
+  for id, score in pairs(scores) do
+    if score then
+      gather('ZADD', key, score, id)
+    else
+      gather('ZREM', key, id)
+    end
+  end
+end
+
+-- Named queues in which tasks that waited change their places. Distributors know the first tasks of such a queue, and
+-- read them again.
+local reordered_pools = {}
 
 -- Updates the table of pools; returns pool, length and score of the first task of each touched pool. A queue or a set
 -- of a wrong type is skipped, here and below: its own entry has failed, and the batch must still be counted.
@@ -63,13 +88,14 @@ local function finish_pools()
   for pool, definition in pairs(touched_pools) do
     local length = redis.pcall('ZCARD', P .. 'queue:' .. pool)
     if type(length) == 'number' then
-      local head = '0'
+      local head, is_changed = '0', reordered_pools[pool]
       if length > 0 then
         head = call('ZRANGE', P .. 'queue:' .. pool, 0, 0, 'WITHSCORES')[2]
-        if call('HSETNX', P .. 'pools', pool, definition) == 1 then
-          changed[#changed + 1] = pool
-        end
-      elseif call('HDEL', P .. 'pools', pool) == 1 then
+        is_changed = call('HSETNX', P .. 'pools', pool, definition) == 1 or is_changed
+      else
+        is_changed = call('HDEL', P .. 'pools', pool) == 1 or is_changed
+      end
+      if is_changed then
         changed[#changed + 1] = pool
       end
       states[#states + 1] = pool
@@ -81,7 +107,7 @@ local function finish_pools()
     return states
   end
   bump('pools_rev', #changed)
-  -- Which pools started or stopped waiting, at which revision. Readers notice an entry that could not be written: the
+  -- Which pools started or stopped waiting, or were reordered, at which revision. Readers notice an entry that could not be written: the
   -- newest entry is not of the table's revision.
   local rev = (tonumber(call('HGET', P .. 'counters', 'pools_rev')) or 0) + #changed
   for i = 1, #changed, 1000 do
@@ -215,14 +241,11 @@ call('HLEN', P .. 'pools')
 -- Finishes a batch of tasks; returns {words, loads, pools, pools_rev, raise of pools_rev by this call, {id of the entry
 -- with these loads, slots freed of each agent}}; the last one is empty if nothing is shared.
 local function finish_tasks(words)
+  for pool, of_pool in pairs(queued_at) do
+    gather_scores(P .. 'queue:' .. pool, of_pool)
+  end
   for index, of_index in pairs(due_in) do
-    for id, due in pairs(of_index) do
-      if due then
-        gather('ZADD', P .. index, due, id)
-      else
-        gather('ZREM', P .. index, id)
-      end
-    end
+    gather_scores(P .. index, of_index)
   end
   write_gathered()
   local pools = finish_pools()
