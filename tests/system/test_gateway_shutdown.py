@@ -134,8 +134,8 @@ async def test_requests_in_flight_get_whole_responses(cell: RunningCell, served:
 
     async def all_wait() -> bool:
         # The streams in which the writes and the frame wait, with the number of their entries at least.
-        streams = {"tasks:normal": 1, "requests": 1, "registry": 1, "messages:normal": 2, "beats": 1}
-        control = {"control:router": 1, "control:distributor": 2}
+        streams = {"tasks:normal": 1, "registry": 1, "messages:normal": 2, "beats": 1}
+        control = {"control:router": 1, "control:distributor": 3}
         return all([await cell.redis.xlen(cell.keys.of(f"in:{one}")) >= n for one, n in (streams | control).items()])
 
     await wait_until(all_wait, "the writes wait for workers")
