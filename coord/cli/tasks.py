@@ -158,7 +158,7 @@ def result(
                 f"task '{task_id}' is {record.state} and has no result yet; "
                 f"`coord tasks result {task_id} --wait` waits for it"
             )
-        return await outcome_of(client.handle(task_id), wait_timeout, json=json)
+        return await outcome_of(client, client.handle(task_id), wait_timeout, json=json)
 
     if code := ask(work, redis_url=redis_url, namespace=namespace):
         raise typer.Exit(code)

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coord import queries
+from coord import Client, queries
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.models.explanations import Explanation, WaitingCounts, WaitingReason
@@ -105,6 +105,33 @@ def test_time_to_wait_is_over(coord: Coord, live: LiveCell) -> None:
     assert "they go on" in output.err
     live.open_gate("late")
     wait_for_state(live, "late", TaskState.COMPLETED)
+
+
+def test_waiting_says_why_the_task_waits(coord: Coord, live: LiveCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On standard error: once for each reason, however often it is read."""
+    monkeypatch.setattr("coord.cli.explain.REASON_AFTER_S", 0.1)
+    monkeypatch.setattr("coord.cli.explain.REASON_AT_MOST_S", 0.1)
+    explain, reads = Client.explain, 0
+
+    async def explained(client: Client, task_id: str) -> Explanation:
+        nonlocal reads
+        found = await explain(client, task_id)
+        if found.waiting is not None and found.waiting.reason is WaitingReason.NO_CAPABILITY:
+            reads += 1
+            if reads == 3:
+                await client.cancel(task_id)
+        return found
+
+    monkeypatch.setattr(Client, "explain", explained)
+    output = coord("tasks", "submit", "nosuch", "--id", "unable", "--delay", "3s", "--wait", "--json")
+    assert (output.code, record_in(output).state) == (1, TaskState.CANCELLED)
+    step = "`coord tasks explain unable` shows more"
+    lines = [line for line in output.err.splitlines() if "no distributor" not in line]
+    assert lines == [
+        f"waiting: its run time is not reached; {step}",
+        f"waiting: no agent has the capability 'nosuch'; {step}",
+    ]
+    wait_for_state(live, "unable", TaskState.CANCELLED)
 
 
 def test_every_option_reaches_the_record(coord: Coord) -> None:
