@@ -208,6 +208,10 @@ def list_(
     if json:
         write_items(page.tasks, next=page.next, total=total)
         return
+    if not page.tasks and page.next is None:
+        what = f"task matches `{wanted}`" if wanted.terms else "task exists"
+        hint(f"no {'more ' if cursor is not None else ''}{what}")
+        return
     write_table(
         ("task", "type", "state", "priority", "agent", "attempt", "age", "duration", "error"),
         [

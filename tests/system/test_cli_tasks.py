@@ -154,6 +154,27 @@ def test_every_option_reaches_the_record(coord: Coord) -> None:
     assert coord("tasks", "cancel", "planned").code == 0
 
 
+def test_an_empty_list_of_tasks_says_so(coord: Coord) -> None:
+    """On standard error, with the query as it was understood; JSON has an empty list."""
+    output = coord("tasks", "list", "id:nosuch*", "--state", "failed")
+    assert output == CommandResult(0, "", "no task matches `id:nosuch* state:failed`\n")
+    output = coord("tasks", "list", "id:nosuch*", "--json")
+    assert (msgspec.json.decode(output.out)["items"], output.err) == ([], "")
+
+
+def test_a_cell_without_tasks_and_operators_says_so(coord: Coord) -> None:
+    """Also that the namespace is empty, which may be a typo."""
+    output = coord("tasks", "list", "--namespace", "clitasks-none")
+    assert (output.code, output.out) == (0, "")
+    assert output.err.splitlines()[-1] == "no task exists"
+    output = coord("audit", "--namespace", "clitasks-none")
+    assert (output.code, output.out) == (0, "")
+    assert output.err.splitlines()[-1] == "no operator action has been recorded"
+    output = coord("audit", "--namespace", "clitasks-none", "--by", "ann@*")
+    assert output.err.splitlines()[-1] == "no recorded operator action matches the options"
+    assert msgspec.json.decode(coord("audit", "--namespace", "clitasks-none", "--json").out)["items"] == []
+
+
 def test_what_waits_is_shown_by_pool(coord: Coord) -> None:
     """``coord queues``: what an agent must have, how many wait, and which is next."""
     for name in ("w1", "w2"):
