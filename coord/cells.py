@@ -297,6 +297,15 @@ def _path(file: Path, given: str) -> Path:
     return file.parent / Path(given).expanduser()
 
 
+def named(file: CellsFile, name: str) -> Choice:
+    """Return the cell of a name that is an argument.
+
+    Raises:
+        ConfigError: there is no cell with the name.
+    """
+    return _known(file, Choice(name, "argument"), f"cell {name!r}")
+
+
 def _known(file: CellsFile, choice: Choice, given: str) -> Choice:
     if choice.name == LOCAL or choice.name in file.cells:
         return choice
@@ -471,7 +480,7 @@ def set_default(file: CellsFile, name: str | None) -> None:
     from coord.endpoint import write_private
 
     if name is not None:
-        _known(file, Choice(name, "default"), f"cell {name!r}")
+        named(file, name)
     lines = file.path.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists else []
     end = next((number for number, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines))
     kept = [line for line in lines[:end] if not re.match(r"""\s*["']?default["']?\s*=""", line)]

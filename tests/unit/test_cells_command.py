@@ -84,7 +84,10 @@ def test_one_cell(coord: Coord, path: Path) -> None:
     ]  # fmt: skip
     used = json.loads(coord("--cell", "here", "cells", "show", "--json").out)
     assert (used["name"], used["is_used"], used["chosen_by"]) == ("here", True, "--cell")
-    assert "did you mean 'far'" in coord("cells", "show", "fra").err
+    wrong = coord("cells", "show", "fra")
+    assert (wrong.code, wrong.err) == (2, f"coord: cell 'fra': {path} has no such cell; did you mean 'far'?\n")
+    path.unlink()
+    assert coord("cells", "show", "fra").err.startswith(f"coord: cell 'fra': there is no configuration file {path}; ")
 
 
 def test_the_default(coord: Coord, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
