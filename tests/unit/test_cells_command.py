@@ -90,6 +90,25 @@ def test_one_cell(coord: Coord, path: Path) -> None:
     assert coord("cells", "show", "fra").err.startswith(f"coord: cell 'fra': there is no configuration file {path}; ")
 
 
+def test_a_cell_whose_server_is_gone(
+    coord: Coord, path: Path, unused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the cell and the line of its url, however the cell was chosen; credentials do not matter."""
+    url = f"redis://127.0.0.1:{unused_port}"
+    path.write_text(f'default = "gone"\n\n[cells.gone]\nnamespace = "x"\nurl = "{url}"\npassword = "hush"\n')
+    step = f"It is the url of cell 'gone' in {path}:5: start that server, or change the url\n"
+    for arguments in (("--cell", "gone", "stats"), ("stats",)):
+        found = coord(*arguments)
+        assert (found.code, found.out) == (2, "")
+        assert (
+            found.err
+            == f"coord: no usable Redis at redis://:***@127.0.0.1:{unused_port}: nothing listens on this port. {step}"
+        )
+    monkeypatch.setenv("COORD_CELL", "gone")
+    monkeypatch.setenv("COORD_REDIS_URL", f"redis://localhost:{unused_port}")
+    assert "Start one with `coord up`" in coord("stats").err
+
+
 def test_the_default(coord: Coord, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hint says if it has no effect, because a variable takes precedence."""
     assert coord("cells", "use").code == 2
