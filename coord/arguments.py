@@ -100,6 +100,16 @@ def check_count(value: object, field: str, most: int, *, least: int = 1) -> None
         raise FactInvalid(f"{field}: expected a whole number from {least} to {most:,}, not {_describe(value)}")
 
 
+def check_limit(value: object) -> None:
+    """Check that the value is a maximum number of items, at least 1.
+
+    Raises:
+        FactInvalid: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise FactInvalid(f"limit: expected a whole number of at least 1, not {_describe(value)}")
+
+
 def check_finite(value: object, field: str) -> None:
     """Check that no number is NaN or infinite: JSON has neither, so they would be sent as null, like a missing value.
 

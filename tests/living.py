@@ -65,7 +65,7 @@ class Living:
         return ("--redis-url", self.cell.url, "--namespace", self.cell.settings.namespace)
 
     def agent(self, agent_id: str, **options: Any) -> Agent:
-        """Start an agent that echoes, and fails where it is asked to; it ends with the cell."""
+        """Start an agent that echoes, and fails or hangs where it is asked to; it ends with the cell."""
         return self.do(self._agent(agent_id, options))
 
     async def _agent(self, agent_id: str, options: dict[str, Any]) -> Agent:
@@ -75,6 +75,8 @@ class Living:
         async def echo(task: Task) -> Any:
             if why := task.payload.get("fail"):
                 raise NonRetryable("asked_to", why)
+            if task.payload.get("hangs"):
+                await asyncio.Event().wait()
             return task.payload
 
         await agent.start()

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from coord.agent.task import Task
 from coord.errors import ConfigError
 from coord.values import decoder_of
+
+#: Of a reported traceback, at most: its last frames say most.
+TRACEBACK_FRAMES, TRACEBACK_CHARS = 20, 2_000
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class Handler(NamedTuple):
@@ -119,6 +125,19 @@ def call_caught(call: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, B
         return call(*args), None
     except BaseException as error:  # noqa: BLE001
         return None, error
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return where an exception was raised, for a report: the end of its traceback, without values.
+
+    It begins in the code of the user: lines of this package come first in every traceback, and say nothing.
+    """
+    found = traceback.extract_tb(error.__traceback__, limit=-TRACEBACK_FRAMES)
+    frames = [frame for frame in found if not frame.filename.startswith(_PACKAGE)]
+    lines = traceback.format_list(frames)
+    while lines and sum(map(len, lines)) > TRACEBACK_CHARS:
+        del lines[0]
+    return "".join(lines)
 
 
 def describe(error: BaseException) -> str:

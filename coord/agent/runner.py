@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from coord import spans
-from coord.agent.handlers import Handler, call_caught, describe, name_of
+from coord.agent.handlers import Handler, call_caught, describe, name_of, traceback_of
 from coord.agent.reports import Reports
 from coord.agent.task import Attempt, NonRetryable, Release, Retryable, Task
 from coord.codec import BAD_JSON
@@ -248,7 +248,9 @@ class Runner:
                 agent_id=self._agent_id, task_id=attempt.task_id, task_type=attempt.task_type, attempt=attempt.number,
                 exc_info=error,
             )  # fmt: skip
-            reports.failed(attempt, "handler_failed", describe(error), retryable=True)
+            where = traceback_of(error)
+            detail = {"traceback": where} if where else None
+            reports.failed(attempt, "handler_failed", describe(error), retryable=True, detail=detail)
 
     def _check_stuck(self, attempt: Attempt) -> None:
         if attempt.lease in self._running:

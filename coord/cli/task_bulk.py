@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,10 +15,11 @@ from coord.cli.session import ask
 from coord.errors import ConfigError
 from coord.models.operations import BulkAction, BulkResult
 from coord.models.query import Query
-from coord.models.tasks import Priority
+from coord.models.tasks import TERMINAL, Priority, TaskState
 
 if TYPE_CHECKING:
     from coord import Client
+    from coord.client.bulk import BulkOperation
 
 QueryOption = Annotated[
     str | None,
@@ -42,7 +43,7 @@ TaskIdsOrQuery = Annotated[
 ]
 
 #: action -> what was done to a task.
-_DONE: dict[BulkAction, str] = {"cancel": "cancelled", "retry": "queued again", "prioritize": "moved"}
+_DONE: dict[BulkAction, str] = {"cancel": "cancelled or asked to stop", "retry": "queued again", "prioritize": "moved"}
 
 
 def check_selection(command: str, task_ids: Sequence[str] | None, query: str | None, **of_query: object) -> None:
@@ -72,11 +73,11 @@ def change_tasks(
     json: bool,
     redis_url: str | None,
     namespace: str | None,
-    expected: int = 0,
+    task_ids: Sequence[str] = (),
 ) -> None:
     """Change all tasks that match; print the numbers.
 
-    ``expected``: number of tasks that were named; fewer that match are a failure.
+    ``task_ids``: the tasks that were named; one that does not match is a failure, unless it has the priority already.
 
     Raises:
         QueryInvalid: the query does not fit.
@@ -84,48 +85,57 @@ def change_tasks(
         typer.Exit: it was not confirmed, or a part of it waits for a distributor.
     """
     wanted = query_of([query]) if isinstance(query, str) else query
+    named = set(task_ids)
 
-    async def work(client: Client) -> BulkResult | None:
+    async def work(client: Client) -> tuple[BulkResult, int] | None:
+        from coord.client.bulk import BulkOperation
+
+        bulk = BulkOperation(client.connection, action, wanted, priority=priority, reason=reason, operation=operation)
         if dry_run or not yes:
-            counted = await client.admin.bulk(action, wanted, priority=priority, dry_run=True)
+            counted = await bulk.count()
             if dry_run or not counted.matched:
-                return counted
+                return counted, 0
             if not _is_confirmed(action, counted):
                 return None
-        # The id is printed before the first change: a program that is killed cannot print it afterwards.
-        return await _run(client, action, wanted, priority=priority, reason=reason, operation=operation)
+        unchanged = await _count_unchanged(client, named, priority) if named and priority else 0
+        return await _run(bulk), unchanged
 
-    result = ask(work, redis_url=redis_url, namespace=namespace)
-    if result is None:
+    found = ask(work, redis_url=redis_url, namespace=namespace)
+    if found is None:
         hint("nothing was changed")
         raise typer.Exit(ExitCode.NO)
+    _report(*found, named=len(named), json=json)
+
+
+def _report(result: BulkResult, unchanged: int, *, named: int, json: bool) -> None:
+    """Print the numbers; exit with a failure if a part waits, or if a task that was named did not change."""
     if json:
         write_json(result)
-    else:
+    elif result.matched or not unchanged:
         write_line(_sentence(result))
+    if unchanged:
+        hint(f"{_tasks(unchanged)} {'has' if unchanged == 1 else 'have'} that priority already")
     if result.unanswered:
         raise typer.Exit(ExitCode.OPEN)
-    if result.done < expected:
-        hint(f"{_tasks(expected - result.done)} did not change; `coord tasks show ID` says in which state each is")
+    left = named - result.done - unchanged
+    if left > 0:
+        hint(f"{_tasks(left)} did not change; `coord tasks show ID` says in which state each is")
         raise typer.Exit(ExitCode.NO)
 
 
-async def _run(
-    client: Client,
-    action: BulkAction,
-    query: Query,
-    *,
-    priority: Priority | None,
-    reason: str,
-    operation: str | None,
-) -> BulkResult:
-    from coord.client.bulk import BulkOperation
-
-    bulk = BulkOperation(client.connection, action, query, priority=priority, reason=reason, operation=operation)
+async def _run(bulk: BulkOperation) -> BulkResult:
+    # The id is printed before the first change: a program that is killed cannot print it afterwards.
     hint(f"operation {await bulk.begin()}; if it is interrupted, the same command with --operation continues it")
     with ProgressBar() as progress:
         progress.start("tasks", None)
         return await bulk.run(timeout=10.0, on_progress=lambda result: progress.update(result.matched))
+
+
+async def _count_unchanged(client: Client, task_ids: Collection[str], priority: Priority) -> int:
+    """Return how many of these tasks have not ended and have this priority already."""
+    query = Query().with_term("id", sorted(task_ids)).with_term("priority", [priority])
+    states = [state for state in TaskState if state not in {*TERMINAL, TaskState.REFUSED}]
+    return len((await client.list_tasks(query, states=states, limit=len(task_ids))).tasks)
 
 
 def _is_confirmed(action: BulkAction, counted: BulkResult) -> bool:

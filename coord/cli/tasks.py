@@ -253,7 +253,7 @@ def cancel(
     """Cancel tasks: a waiting task at once; a running task is asked to stop, and the cancel is forced if it does not.
 
     With --query, all tasks that match and have not ended: 200 in one request, after a confirmation. An interrupted
-    command is repeated, and does the rest.
+    command is repeated, and does the rest; tasks that were asked to stop are not asked again.
 
     Exit code 0: cancelled, or cancel requested; 1: the task has another outcome or does not exist; 3: no distributor
     answered in time, the request waits for one.
@@ -370,6 +370,8 @@ def prioritize(
 
     With --query, all waiting tasks that match and have another priority: 200 in one request, after a confirmation.
 
+    Exit code 0: moved, or it has that priority already; 1: the task has ended, does not wait or does not exist.
+
     Examples:
         coord tasks prioritize urgent report-7
         coord tasks prioritize low --query 'type:ocr age:<10m' --yes
@@ -381,7 +383,7 @@ def prioritize(
         priority=priority,
         dry_run=dry_run,
         yes=yes or query is None,
-        expected=len(set(task_ids or ())),
+        task_ids=task_ids or (),
         operation=operation,
         json=json,
         redis_url=redis_url,

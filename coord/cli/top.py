@@ -29,7 +29,8 @@ def top(
     """Show agents, queues, tasks and processes of a cell, live; drain, resume, cancel and explain with single keys.
 
     It reconnects automatically. It reads only what is on the screen, so it is light on Redis. It needs the package
-    textual: pip install 'coord[top]'. For scripts use coord ps, coord queues and coord tasks list with --json.
+    textual (the extra `top`): pip install textual. For scripts use coord ps, coord queues and coord tasks list with
+    --json.
 
     Keys: 1 to 4 change the pane, / filters, e explains, d drains, r resumes, c cancels, ? shows all keys, q quits.
 
@@ -38,7 +39,7 @@ def top(
         coord top --interval 5s --cell production
     """
     if find_spec("textual") is None:
-        raise ConfigError("coord top needs the package textual; install it: pip install 'coord[top]'")
+        raise ConfigError("coord top needs the package textual; install it: pip install textual")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("coord top needs a terminal; for scripts use `coord ps --json` and `coord queues --json`")
 

@@ -605,16 +605,17 @@ class Admin:
     ) -> BulkResult:
         """Cancel, retry or prioritize all tasks that match a query, 200 in one request.
 
-        Each request is one atomic step. If the program is killed, the same call does the rest: what was changed does
-        not match any more. For a retry pass ``operation`` as well, or tasks that failed again are retried once more.
+        Each request is one atomic step. If the program is killed, the same call does the rest: a task that was changed
+        does not match any more, and a running task that was asked to stop is skipped as ``unchanged``. For a retry pass
+        ``operation`` as well, or tasks that failed again are retried once more.
 
         Args:
             action: ``cancel``, ``retry`` (``replay`` is the same) or ``prioritize``.
-            query: such as ``type:ocr age:>1h``; only tasks in a state for the action are changed.
+            query: such as ``type:ocr age:>1h``, or ``id:*`` for all; only tasks in a state for the action are changed.
             priority: the new one; with ``prioritize``.
             reason: of a cancel; at most 4,096 characters.
             dry_run: only count the tasks.
-            limit: stop after so many tasks; None: all.
+            limit: stop after so many tasks, at least 1; None: all.
             cursor: continue after an earlier result, from its ``next``.
             operation: continue an operation, by the ``operation`` of its result.
             timeout: seconds to wait for the answer to each request.
@@ -623,9 +624,11 @@ class Admin:
         Returns: the numbers; ``next`` is None when the operation is complete.
 
         Raises:
-            QueryInvalid: the query does not fit; names the position and the nearest valid text.
+            QueryInvalid: the query is empty or does not fit; names the position and the nearest valid text.
             CursorInvalid: the cursor is not from a list of tasks.
             FactInvalid: another argument does not fit.
+            ServerUnavailable, ServerFull: Redis does not answer, or is out of memory; the error names the ``operation``
+                that continues.
         """
         bulk = BulkOperation(
             self._connection, action, query, priority=priority, reason=reason[:MAX_REASON], operation=operation

@@ -1,8 +1,9 @@
 """Operations on all tasks that match a query: pages of ids, and one request of an operator for each.
 
 A worker changes the tasks of a request in one atomic step, so a killed program leaves no task half changed. A repeated
-operation does the rest: what was changed does not match any more. A task that was replayed may fail again, so the id of
-an operation holds the time of its beginning, and only tasks that had failed by then are replayed.
+operation does the rest: a task that was changed does not match any more, and a running task that was asked to stop is
+skipped. A task that was replayed may fail again, so the id of an operation holds the time of its beginning, and only
+tasks that had failed by then are replayed.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable
+from contextlib import aclosing
 from time import monotonic
 
 import msgspec
 from msgspec import Struct
 
 from coord import queries
-from coord.arguments import as_seconds
+from coord.arguments import as_seconds, check_limit
 from coord.client.connection import ClientConnection
 from coord.client.submission import build_fact
 from coord.connection import reading
 from coord.context import acting_for
-from coord.errors import FactInvalid, ResultTimeout
+from coord.errors import CoordError, FactInvalid, QueryInvalid, ResultTimeout, Unavailable
 from coord.models.facts import TasksChangeRequested
 from coord.models.operations import ACTIONS, BulkAction, BulkResult
 from coord.models.query import Query
@@ -34,10 +36,12 @@ from coord.suggestions import not_one_of
 AT_ONCE = 200
 #: Tasks that are counted in one step.
 COUNTED_AT_ONCE = 10_000
-#: Characters of a query that the audit keeps.
+#: Characters of a query that the audit keeps; the last one of a longer query is an ellipsis.
 _QUERY_KEPT = 512
+#: A limit of more tasks than a cell can have.
+_ALL = 10**12
 #: Bytes of an id in a request, at most; of everything else in it, without the reason.
-_ID_BYTES, _REST_BYTES = 132, 2_048
+_ID_BYTES, _REST_BYTES = 132, 4_096
 _STREAM = "in:control:distributor"
 
 
@@ -55,7 +59,7 @@ class BulkOperation:
     Args:
         connection: of the client.
         action: what is done.
-        query: text or parsed.
+        query: text or parsed; it must have a term.
         priority: the new one; with ``prioritize``.
         reason: of a cancel.
         operation: id of an operation that is continued.
@@ -83,6 +87,8 @@ class BulkOperation:
         self._priority = None if priority is None else Priority(priority)
         self._reason = reason
         given = TASKS.parse(query) if isinstance(query, str) else query
+        if not given.terms:
+            raise QueryInvalid("the query is empty; write id:* if you mean all tasks")
         self._given = str(given)
         self.query = given.with_term("state", states)
         if self._priority is not None:
@@ -90,6 +96,8 @@ class BulkOperation:
             self.query = self.query.with_term("priority", others)
         self._begun = None if operation is None else _begin_of(operation)
         self.operation = operation or ""
+        #: The numbers as far as the operation went; None until a request is answered, or waits for a distributor.
+        self.result: BulkResult | None = None
 
     async def count(self, limit: int | None = None, cursor: str | None = None, *, once: bool = False) -> BulkResult:
         """Count the tasks that match; change nothing.
@@ -99,13 +107,15 @@ class BulkOperation:
             cursor: continue there.
             once: examine at most 10,000 tasks.
         """
+        most = _checked_limit(limit)
         matched = 0
-        while True:
-            page = await self._page(COUNTED_AT_ONCE if limit is None else limit - matched, cursor)
-            matched += len(page.ids)
-            cursor = page.next
-            if cursor is None or once or (limit is not None and matched >= limit):
-                return BulkResult(action=self.action, query=str(self.query), matched=matched, next=cursor)
+        async with aclosing(await self._walk(cursor)) as walk:
+            while True:
+                with reading():
+                    page = await walk.page(min(COUNTED_AT_ONCE, most - matched))
+                matched += len(page.ids)
+                if page.next is None or once or matched >= most:
+                    return BulkResult(action=self.action, query=str(self.query), matched=matched, next=page.next)
 
     async def run(
         self,
@@ -126,39 +136,37 @@ class BulkOperation:
             on_progress: called after each request.
 
         Raises:
-            ServerUnavailable, ServerFull: Redis does not answer, or is out of memory.
+            ServerUnavailable, ServerFull: Redis does not answer, or is out of memory; the error has the id of the
+                operation, and ``result`` the numbers so far.
+            FactInvalid: an argument does not fit.
             CoordError: a distributor refused a request.
         """
         timeout = as_seconds(timeout, "timeout")
+        most = _checked_limit(limit)
+        self.result = None
         await self.begin()
         ends_at = None if within is None else monotonic() + within
-        matched = done = unanswered = 0
-        skipped: Counter[str] = Counter()
-        while True:
-            size = self._size if limit is None else min(self._size, limit - matched)
-            page = await self._page(size, cursor)
-            cursor = page.next
-            matched += len(page.ids)
-            effect = await self._request(page.ids, timeout) if page.ids else _Effect(0, {})
-            if effect is None:
-                unanswered += len(page.ids)
-            else:
-                done += effect.done
-                skipped.update(effect.skipped)
-            result = BulkResult(
-                action=self.action,
-                query=str(self.query),
-                matched=matched,
-                done=done,
-                skipped=dict(skipped),
-                unanswered=unanswered,
-                next=cursor,
-                operation=self.operation,
-            )
-            on_progress(result)
-            is_over = ends_at is not None and monotonic() >= ends_at
-            if cursor is None or effect is None or is_over or (limit is not None and matched >= limit):
-                return result
+        try:
+            async with aclosing(await self._walk(cursor)) as walk:
+                while True:
+                    result = await self._change_page(walk, most, timeout)
+                    on_progress(result)
+                    is_over = ends_at is not None and monotonic() >= ends_at
+                    if result.next is None or result.unanswered or is_over or result.matched >= most:
+                        return result
+        except CoordError as error:
+            if isinstance(error, Unavailable) or self.result is not None:
+                error.args = (f"{error}{self.advice}",)
+            raise
+
+    @property
+    def advice(self) -> str:
+        """The end of an error in the middle of the operation: what it has done, and how to continue it."""
+        if not self.operation:
+            return ""
+        done = 0 if self.result is None else self.result.done
+        changed = f"{done:,} task{' was' if done == 1 else 's were'} changed"
+        return f"; {changed}, and operation {self.operation} continues with the others"
 
     async def begin(self) -> str:
         """Give the operation an id, unless it has one; return the id."""
@@ -174,17 +182,30 @@ class BulkOperation:
         room = self._connection.settings.max_entry_bytes - _REST_BYTES - 4 * len(self._reason)
         return max(1, min(AT_ONCE, room // _ID_BYTES))
 
-    async def _page(self, limit: int, cursor: str | None) -> queries.TaskIds:
+    async def _walk(self, cursor: str | None) -> queries.TaskWalk:
         connection = self._connection
         with reading():
-            return await queries.find_task_ids(
-                connection.redis,
-                connection.keys,
-                self.query,
-                settings=connection.settings,
-                limit=max(1, limit),
-                cursor=cursor,
+            return await queries.open_task_walk(
+                connection.redis, connection.keys, self.query, settings=connection.settings, cursor=cursor
             )
+
+    async def _change_page(self, walk: queries.TaskWalk, most: int, timeout: float) -> BulkResult:
+        """Change the tasks of the next page; return the numbers with those of the pages before."""
+        before = self.result or BulkResult(action=self.action, query=str(self.query), matched=0)
+        with reading():
+            page = await walk.page(min(self._size, most - before.matched))
+        effect = await self._request(page.ids, timeout) if page.ids else _Effect(0, {})
+        self.result = BulkResult(
+            action=self.action,
+            query=str(self.query),
+            matched=before.matched + len(page.ids),
+            done=before.done + (0 if effect is None else effect.done),
+            skipped=dict(Counter(before.skipped) + Counter({} if effect is None else effect.skipped)),
+            unanswered=len(page.ids) if effect is None else 0,
+            next=page.next,
+            operation=self.operation,
+        )
+        return self.result
 
     async def _request(self, ids: tuple[str, ...], timeout: float) -> _Effect | None:
         """Have the tasks changed; None: no distributor answered in time, and the request waits for one."""
@@ -195,7 +216,7 @@ class BulkOperation:
             priority=self._priority,
             reason=self._reason,
             before=self._begun if self._fact_action == "replay" else None,
-            query=self._given[:_QUERY_KEPT],
+            query=_kept(self._given),
             operation=self.operation,
         )
         fact, data = build_fact(_STREAM, TasksChangeRequested, request, connection.settings.max_entry_bytes)
@@ -207,6 +228,18 @@ class BulkOperation:
         if not answer.ok:
             raise answer.error
         return _effect.decode(answer.data)
+
+
+def _checked_limit(limit: int | None) -> int:
+    if limit is None:
+        return _ALL
+    check_limit(limit)
+    return limit
+
+
+def _kept(query: str) -> str:
+    """Return a query for the audit, which keeps its beginning."""
+    return query if len(query) <= _QUERY_KEPT else f"{query[: _QUERY_KEPT - 1]}…"
 
 
 def _begin_of(operation: str) -> int:

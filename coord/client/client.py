@@ -17,7 +17,7 @@ from typing import Any, Self, Unpack
 from msgspec.structs import replace
 
 from coord import queries, spans
-from coord.arguments import as_list, as_seconds
+from coord.arguments import as_list, as_seconds, check_limit
 from coord.client.admin import Admin
 from coord.client.agents import AgentReads
 from coord.client.connection import REACH_S, ClientConnection
@@ -300,7 +300,9 @@ class Client(AgentReads, Messaging):
         Raises:
             QueryInvalid: the query does not fit; names the position and the nearest valid text.
             CursorInvalid: the cursor is not from a list of tasks.
+            FactInvalid: the limit is below 1.
         """
+        check_limit(limit)
         wanted = TASKS.parse(query) if isinstance(query, str) else query
         wanted = wanted.with_term("state", tuple(states))
         wanted = wanted.with_term("type", () if task_type is None else (task_type,))

@@ -13,7 +13,7 @@ NEXT_STEPS = """\
 What you have seen ran in a temporary folder, which is gone now. Next:
 
   coord up                     start a cell that stays, with the HTTP gateway on port 9001
-  coord top                    watch it live (pip install 'coord[top]')
+  coord top                    watch it live; the dashboard in a browser is at http://127.0.0.1:9001/ui
   coord doctor                 check it
   coord --help                 all commands, each with examples
 
@@ -92,7 +92,7 @@ class Tour:
         self._write(f"$ kill -9 {self._cell.kill_agent(agent_id)}   # {agent_id}")
         self._until("survivor", TaskState.COMPLETED)
         self._run("coord tasks show survivor")
-        self._say("`coord up` has restarted the agent meanwhile.")
+        self._say("`coord up` saw its process end and restarted it, so nothing had to wait for missed heartbeats.")
 
     def drain(self) -> None:
         """Take an agent out of service."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from coord.api_key import redacted
 from coord.background import cancel_and_wait
 from coord.config import Settings
 from coord.context import acting_for
+from coord.errors import CoordError
 from coord.gateway.access import CallerAccess, is_operator
 from coord.gateway.backend import Backend
 from coord.gateway.body import decode, read_body
@@ -263,7 +265,8 @@ async def _send(call: Call[Any, Any], response: Response) -> None:
     if isinstance(response.body, bytes):
         await send({"type": "http.response.body", "body": response.body})
     else:
-        await _send_stream(call, response.body)
+        with suppress(CoordError):  # the log has it; the server closes the connection of an unfinished response
+            await _send_stream(call, response.body)
 
 
 async def _send_stream(call: Call[Any, Any], chunks: AsyncIterator[bytes]) -> None:
@@ -293,9 +296,9 @@ async def _send_stream(call: Call[Any, Any], chunks: AsyncIterator[bytes]) -> No
         if not is_ended:
             raise
         sending.uncancel()
-    except Exception:
+    except Exception as error:
         # The status is sent, so only the broken end of the response can tell the caller.
-        log.exception("gateway.defect", method=call.method, path=redacted(call.path))
+        _log_broken(call, error)
         raise
     finally:
         is_ended = True
@@ -304,6 +307,14 @@ async def _send_stream(call: Call[Any, Any], chunks: AsyncIterator[bytes]) -> No
         if isinstance(chunks, AsyncGenerator):
             await chunks.aclose()
     await send({"type": "http.response.body", "body": b""})
+
+
+def _log_broken(call: Call[Any, Any], error: Exception) -> None:
+    """Log why a stream ends too early; an outage of Redis is no defect."""
+    if isinstance(error, CoordError):
+        log.warning("gateway.stream_broken", method=call.method, path=redacted(call.path), error=str(error))
+    else:
+        log.error("gateway.defect", method=call.method, path=redacted(call.path), exc_info=error)
 
 
 async def _disconnected(receive: Receive) -> None:

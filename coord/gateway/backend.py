@@ -36,11 +36,13 @@ from coord.errors import (
     ResultTimeout,
     ServerFull,
     ServerUnavailable,
+    Unavailable,
     UnknownAgent,
 )
 from coord.gateway.deadlines import Deadlines
 from coord.gateway.errors import RequestError
-from coord.gateway.schemas import PlacementRules, entry_time, iso
+from coord.gateway.placement_rules import PlacementRules
+from coord.gateway.schemas import entry_time, iso
 from coord.keys import Keys
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.api_keys import ApiKey
@@ -97,11 +99,18 @@ class Broadcast(NamedTuple):
     delivered: int = 0  #: of these, agents that have it
 
 
+class Changed(NamedTuple):
+    """What was done of an operation on many tasks."""
+
+    result: BulkResult
+    interruption: str = ""  #: why it ended before its limit, after a part of it was done
+
+
 class ClearedQueue(NamedTuple):
     """What was done of clearing a queue."""
 
     cancelled: int
-    complete: bool  #: False: the time was over, and tasks may be left
+    complete: bool  #: False: the time was over or Redis failed, and tasks may be left
 
 
 class Backend:
@@ -339,16 +348,35 @@ class Backend:
         limit: int,
         cursor: str | None,
         wait_s: float,
-    ) -> BulkResult:
+    ) -> Changed:
         """Change a bounded number of the tasks of an operation, or only count them; its ``next`` continues.
 
         Raises:
             CursorInvalid: the cursor is not from a list of tasks.
+            ServerUnavailable: no task was counted, or no request was answered; the error has the id of the operation.
         """
-        async with self.limited(3 * wait_s, SAFE):
-            if dry_run:
-                return await operation.count(limit, cursor, once=True)
-            return await operation.run(timeout=wait_s, limit=limit, cursor=cursor, within=wait_s)
+        if dry_run:
+            async with self.limited(3 * wait_s, SAFE):
+                return Changed(await operation.count(limit, cursor, once=True))
+        try:
+            return await self._change_many(operation, wait_s, limit, cursor)
+        except Unavailable as error:
+            repeat = f" with operation '{operation.operation}'" if operation.operation else ""
+            raise type(error)(f"{error}{SAFE}{repeat}") from error
+
+    async def _change_many(
+        self, operation: BulkOperation, wait_s: float, limit: int | None = None, cursor: str | None = None
+    ) -> Changed:
+        """Run an operation for a bounded time; a failure after a part of it was done does not lose the numbers."""
+        try:
+            async with self.limited(3 * wait_s):
+                return Changed(await operation.run(timeout=wait_s, limit=limit, cursor=cursor, within=wait_s))
+        except CoordError as error:
+            message = str(error).removesuffix(operation.advice)
+            if operation.result is not None:
+                return Changed(operation.result, message)
+            error.args = (message,)
+            raise
 
     async def clear_queue(self, priority: Priority, wait_s: float) -> ClearedQueue:
         """Cancel the tasks of a priority that wait for an agent; stop after ``wait_s`` seconds.
@@ -357,9 +385,11 @@ class Backend:
         """
         query = f"state:queued priority:{priority}"
         operation = BulkOperation(self.client.connection, "cancel", query, reason="the queue was cleared")
-        advice = "; some tasks may be cancelled; it is safe to repeat the request, which cancels the others"
-        async with self.limited(3 * wait_s, advice):
-            found = await operation.run(timeout=wait_s, within=wait_s)
+        try:
+            found, _ = await self._change_many(operation, wait_s)
+        except Unavailable as error:
+            advice = "; some tasks may be cancelled; it is safe to repeat the request, which cancels the others"
+            raise type(error)(f"{error}{advice}") from error
         return ClearedQueue(found.done, complete=found.next is None and not found.unanswered)
 
     async def send(self, receiver_id: str, payload: Any, wait_s: float, options: Mapping[str, Any]) -> Appended:

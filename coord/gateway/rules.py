@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, UnsetType
 
 from coord.gateway.errors import Problem, RequestError
+from coord.gateway.placement_rules import ChangesFound, RulesChanged, RulesFound, SetRules
 from coord.gateway.routes import Answer, Call, written
-from coord.gateway.schemas import ChangesFound, RulesChanged, RulesFound, SetRules
 from coord.models.strategies import MODIFIERS
 from coord.models.tasks import Text
 from coord.plugins import strategy_names

@@ -6,10 +6,9 @@ milliseconds, with the offset) and without what only an agent's own process may 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -27,7 +26,6 @@ from coord.models.explanations import (
 )
 from coord.models.facts import AgentRegistered, Metrics, Name, Names
 from coord.models.ids import Id
-from coord.models.strategies import MODIFIERS
 from coord.models.tasks import (
     AttemptRecord,
     Milliseconds,
@@ -39,8 +37,7 @@ from coord.models.tasks import (
     TaskRecord,
     Text,
 )
-from coord.plugins import strategy_names
-from coord.queries import Backlog, LiveSetting, PoolBacklog, SettingChange
+from coord.queries import Backlog, PoolBacklog
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LIMITS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
@@ -48,8 +45,6 @@ _FIRST_MS, _LAST_MS = ((limit - _EPOCH) // timedelta(milliseconds=1) for limit i
 
 #: The fields of a pool's definition that are shown.
 _DEFINITION = ("task_type", "requirements", "strategy", "expected_ms")
-#: A switch as text -> its value.
-_SWITCHES = {"on": True, "off": False}
 
 Label = Annotated[str, Meta(max_length=256)]
 Capacity = Annotated[int, Meta(ge=0, le=100_000)]
@@ -138,15 +133,6 @@ class SubmitTask(Struct, frozen=True):
     payment: Any = None  #: accepted and ignored
 
 
-class SetRules(Struct, frozen=True):
-    """PUT /load-balancer/strategy; the strategy may be in the query instead. Null resets what it stands for."""
-
-    strategy: str | UnsetType | None = UNSET
-    modifiers: dict[str, bool | None] = {}
-    task_type: Text | None = None  #: only for tasks of this type
-    reason: Text | None = None  #: why, for the audit
-
-
 class AgentSchema(Struct, frozen=True, kw_only=True):
     """An agent's record, without its incarnation: a caller that knows it could act as the agent's process."""
 
@@ -203,7 +189,7 @@ class AttemptSchema(Struct, frozen=True, kw_only=True):
     def of(cls, record: AttemptRecord) -> AttemptSchema:
         """Build it from a record."""
         times = {name: iso_or_none(getattr(record, name)) for name in ("assigned_at", "started_at", "ended_at")}
-        return cls(**_common_fields(cls, record) | times)
+        return cls(**common_fields(cls, record) | times)
 
 
 class TaskSchema(Struct, frozen=True, kw_only=True):
@@ -251,7 +237,7 @@ class TaskSchema(Struct, frozen=True, kw_only=True):
         )
         times = {name: iso_or_none(getattr(record, name)) for name in names}
         attempts = tuple(map(AttemptSchema.of, record.attempts))
-        return cls(**_common_fields(cls, record) | times | {"attempts": attempts})
+        return cls(**common_fields(cls, record) | times | {"attempts": attempts})
 
 
 class EstimateSchema(Struct, frozen=True, kw_only=True):
@@ -288,7 +274,7 @@ class WaitingSchema(Struct, frozen=True, kw_only=True):
     def of(cls, waiting: WaitingExplanation) -> WaitingSchema:
         """Build it from the waiting part of an explanation."""
         estimate = waiting.estimate and EstimateSchema.of(waiting.estimate)
-        return cls(**_common_fields(cls, waiting) | {"run_at": iso_or_none(waiting.run_at), "estimate": estimate})
+        return cls(**common_fields(cls, waiting) | {"run_at": iso_or_none(waiting.run_at), "estimate": estimate})
 
 
 class PlacedSchema(Struct, frozen=True, kw_only=True):
@@ -305,7 +291,7 @@ class PlacedSchema(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, placed: PlacedExplanation) -> PlacedSchema:
         """Build it from the placed part of an explanation."""
-        return cls(**_common_fields(cls, placed) | {"assigned_at": iso_or_none(placed.assigned_at)})
+        return cls(**common_fields(cls, placed) | {"assigned_at": iso_or_none(placed.assigned_at)})
 
 
 class PoolSchema(Struct, frozen=True, kw_only=True):
@@ -392,7 +378,7 @@ class WaitingCountsSchema(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, counts: WaitingCounts) -> WaitingCountsSchema:
         """Build it from the counts."""
-        return cls(**_common_fields(cls, counts) | {"counted_at": iso(counts.counted_at), "age": counts.age / 1000})
+        return cls(**common_fields(cls, counts) | {"counted_at": iso(counts.counted_at), "age": counts.age / 1000})
 
 
 class PoolsFound(Struct, frozen=True, kw_only=True):
@@ -411,117 +397,6 @@ class PoolsFound(Struct, frozen=True, kw_only=True):
         pools = list(map(PoolSchema.of, backlog.pools))
         waiting = None if backlog.waiting is None else WaitingCountsSchema.of(backlog.waiting)
         return cls(pools=pools, count=len(pools), unlisted=backlog.unlisted, waiting=waiting, timestamp=now())
-
-
-class PlacementRules(NamedTuple):
-    """What is set for the choice of agents."""
-
-    cell: dict[str, LiveSetting]  #: strategy and modifiers -> the setting, for all tasks
-    types: dict[str, dict[str, str]]  #: task type -> what is set for its tasks
-    changes: list[SettingChange]  #: the latest changes of settings, the latest first
-
-
-class TypeRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is set for the tasks of one type."""
-
-    strategy: str | None = None
-    modifiers: dict[str, bool] = {}
-
-    @classmethod
-    def of(cls, values: Mapping[str, str]) -> TypeRules:
-        """Build it from live settings."""
-        modifiers = {name: values[name] == "on" for name in MODIFIERS if name in values}
-        return cls(strategy=values.get("strategy"), modifiers=modifiers)
-
-
-class RulesFound(Struct, frozen=True, kw_only=True):
-    """GET /load-balancer/strategy."""
-
-    status: str = "success"
-    strategy: str  #: several with `` | `` between them if distributors have different environments
-    updated_at: str | None  #: when the strategy was last set or reset; null: not known
-    modifiers: dict[str, bool | None]  #: null if distributors have different environments
-    task_type: str | None  #: the values are those that hold for tasks of this type; null: of a type that sets none
-    types: dict[str, TypeRules]  #: what is set for task types
-    strategies: list[str]  #: the names of all that there are
-    timestamp: str
-
-    @classmethod
-    def of(cls, rules: PlacementRules, task_type: str | None) -> RulesFound:
-        """Build it from the rules.
-
-        Args:
-            rules: all of them.
-            task_type: of the tasks for which the response says what holds; None: of a type that sets nothing.
-        """
-        own = TypeRules.of(rules.types.get(task_type, {}) if task_type is not None else {})
-        of_cell = {name: _SWITCHES.get(rules.cell[name].value) for name in MODIFIERS}
-        scope = task_type if own.strategy is not None else None
-        changes = (one.at for one in rules.changes if one.name == "strategy" and one.task_type == scope)
-        return cls(
-            strategy=own.strategy or rules.cell["strategy"].value,
-            updated_at=iso_or_none(next(changes, None)),
-            modifiers={**of_cell, **own.modifiers},
-            task_type=task_type,
-            types={name: TypeRules.of(values) for name, values in rules.types.items()},
-            strategies=list(strategy_names()),
-            timestamp=now(),
-        )
-
-
-class RulesChanged(Struct, frozen=True, kw_only=True):
-    """PUT, POST or DELETE /load-balancer/strategy."""
-
-    status: str = "success"
-    message: str = "Strategy updated successfully"
-    strategy: str | None  #: that holds now; null: reset, and no worker has answered yet
-    updated_at: str
-    modifiers: dict[str, bool | None]
-    task_type: str | None
-
-    @classmethod
-    def of(cls, found: RulesFound, at: str, changes: Mapping[str, str | bool | None]) -> RulesChanged:
-        """Return the response for a change.
-
-        Args:
-            found: what holds.
-            at: time of the change, ISO 8601.
-            changes: those that no worker has answered yet.
-        """
-        values: dict[str, Any] = {"strategy": found.strategy, **found.modifiers, **changes}
-        strategy = values.pop("strategy")
-        return cls(strategy=strategy, updated_at=at, modifiers=values, task_type=found.task_type)
-
-
-class ChangeSchema(Struct, frozen=True, kw_only=True):
-    """A change of a live setting."""
-
-    at: str
-    name: str
-    task_type: str | None  #: null: for all tasks
-    value: str | None  #: null: it was reset
-    before: str | None  #: null: it was not set
-    by: str
-
-    @classmethod
-    def of(cls, change: SettingChange) -> ChangeSchema:
-        """Build it from a change."""
-        return cls(**_common_fields(cls, change) | {"at": iso(change.at)})
-
-
-class ChangesFound(Struct, frozen=True, kw_only=True):
-    """GET /load-balancer/strategy/history."""
-
-    status: str = "success"
-    changes: list[ChangeSchema]  #: the latest first
-    count: int
-    timestamp: str
-
-    @classmethod
-    def of(cls, changes: Sequence[SettingChange]) -> ChangesFound:
-        """Build it from the changes."""
-        found = list(map(ChangeSchema.of, changes))
-        return cls(changes=found, count=len(found), timestamp=now())
 
 
 class Registered(Struct, frozen=True, kw_only=True):
@@ -594,7 +469,7 @@ class Submitted(Struct, frozen=True, kw_only=True):
         return cls(task_id=task_id, priority=priority, submitted_at=at, escrow_id=escrow_id)
 
 
-def _common_fields(schema: type[Struct], record: Struct) -> dict[str, Any]:
+def common_fields(schema: type[Struct], record: Struct) -> dict[str, Any]:
     """Return the fields of a record that the schema also has."""
     return {name: getattr(record, name) for name in schema.__struct_fields__}
 

@@ -59,7 +59,7 @@ async def serve(
 
     backend.open(failed)
     _allow_connections()
-    logging.getLogger("uvicorn.error").addFilter(_Refusals("handshakes"))
+    logging.getLogger("uvicorn.error").addFilter(_Known("known"))
     watching = [
         asyncio.create_task(_set_when(requested, server, "should_exit")),
         asyncio.create_task(_set_when(forced, server, "force_exit")),
@@ -137,11 +137,16 @@ def _config(app: GatewayApp, settings: Settings) -> uvicorn.Config:
     )
 
 
-class _Refusals(logging.Filter):
-    """Drops what uvicorn logs as an error when the handshake of a WebSocket gets an HTTP response."""
+class _Known(logging.Filter):
+    """Drops errors of uvicorn that the app knows of.
+
+    They are the handshake of a WebSocket that gets an HTTP response, and a stream that ends too early: the app has
+    logged why.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return "without completing handshake" not in str(record.msg)
+        message = str(record.msg)
+        return "without completing handshake" not in message and "without completing response" not in message
 
 
 class _Server(uvicorn.Server):

@@ -91,6 +91,7 @@ from coord.gateway.messages import (
     SendMessage,
 )
 from coord.gateway.metrics import MetricsSummary
+from coord.gateway.placement_rules import ChangesFound, RulesChanged, RulesFound, SetRules
 from coord.gateway.query_fields import FieldsFound, FieldsQuery
 from coord.gateway.queues import LoadBalancerCounted, QueueCleared, QueuesCounted, QueueSizes, TasksCounted
 from coord.gateway.reference import Root
@@ -101,16 +102,12 @@ from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
 from coord.gateway.schemas import (
     AgentFound,
     AgentOperated,
-    ChangesFound,
     Deregistered,
     HeartbeatBody,
     HeartbeatReceived,
     PoolsFound,
     RegisterAgent,
     Registered,
-    RulesChanged,
-    RulesFound,
-    SetRules,
     StatusBody,
     StatusChanged,
     SubmitTask,

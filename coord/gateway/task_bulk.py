@@ -66,7 +66,7 @@ class TasksChanged(Struct, frozen=True, kw_only=True):
 
 
 async def change(call: Call[ChangeTasks, None]) -> Struct | Answer:
-    """Cancel, retry or prioritize all tasks that match a query; 202 if some wait for a distributor."""
+    """Cancel, retry or prioritize all tasks that match a query; 202 if some wait for a distributor, or it broke off."""
     body = call.body
     if (body.action == "prioritize") != (body.priority is not None):
         message = "priority is needed with the action prioritize, and with no other"
@@ -79,7 +79,7 @@ async def change(call: Call[ChangeTasks, None]) -> Struct | Answer:
         reason=body.reason,
         operation=body.operation,
     )
-    found = await call.backend.bulk(
+    found, interruption = await call.backend.bulk(
         operation,
         dry_run=body.dry_run,
         limit=body.limit,
@@ -87,7 +87,10 @@ async def change(call: Call[ChangeTasks, None]) -> Struct | Answer:
         wait_s=call.gateway.settings.gateway_wait_s,
     )
     changed = TasksChanged.of(found)
-    if not found.unanswered:
+    if interruption:
+        message = f"The operation was interrupted: {interruption}; repeat the request with cursor and operation"
+    elif found.unanswered:
+        message = "Some tasks wait for a distributor"
+    else:
         return changed
-    waits = replace(changed, status="accepted", message="Some tasks wait for a distributor")
-    return Answer(waits, 202, is_final=False)
+    return Answer(replace(changed, status="accepted", message=message), 202, is_final=False)

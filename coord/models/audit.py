@@ -77,7 +77,9 @@ class AuditEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: int  #: ms since 1970 on the server's clock
     by: str  #: who asked for it: ``user@host``, or a credential and an address; else the id of a client
     action: str  #: tasks.cancel, agents.drain …
-    outcome: str  #: the word of the script that made the change: ok, not_found …
+    #: The first word of the script that handled the request: ok, cancelled, stopping, not_dead …
+    #: A part of an operation on many tasks is always ok: ``done`` and ``skipped`` say what became of it.
+    outcome: str
     target: str = ""  #: what was changed: ids and values, with spaces between
     reason: str = ""  #: why, as the operator gave it
     query: str | None = None  #: that selected the tasks

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
-from coord.durations import EXPECTED, parse_duration
+from coord.durations import parse_duration
 from coord.errors import QueryInvalid
 from coord.suggestions import closest
 
@@ -52,8 +53,13 @@ _FOREIGN = {
     "NOT": "write - before a term, such as -state:failed",
 }
 _NUMBER = re.compile(r"[0-9]{1,15}")
-#: Valid values of a moment, for errors.
-_MOMENTS = "a time such as 2026-01-31 or 2026-01-31T12:00:00Z"
+#: A number without a unit: a duration in a query needs one, because a year or a date would be taken for seconds.
+_NO_UNIT = re.compile(r"-?[0-9]*\.?[0-9]*")
+#: Years that a number without a unit may mean.
+_YEARS = range(1970, 2200)
+#: Valid values of a duration and of a moment, for errors.
+_DURATIONS = "a time with a unit, such as 30s, 5m, 2h or 7d"
+_MOMENTS = "a date such as 2026-01-31 or 2026-01-31T12:00:00Z"
 
 
 class Kind(StrEnum):
@@ -62,7 +68,7 @@ class Kind(StrEnum):
     TEXT = "text"  #: a name; ``prefix*`` matches all that begin with it
     CHOICE = "choice"  #: one of a few names
     NUMBER = "number"  #: a number, alone or with a comparison
-    DURATION = "duration"  #: a length of time with a comparison: ``>1h``
+    DURATION = "duration"  #: a length of time, with its unit, and a comparison: ``>1h``
     MOMENT = "moment"  #: a point in time: how long ago (``1h``), or a date with or without a time of day
 
 
@@ -342,9 +348,10 @@ def _check_number(value: Value, field: Field[Any]) -> Value:
 
 
 def _check_duration(value: Value, field: Field[Any]) -> Value:
-    seconds = parse_duration(value.text)
-    if seconds is None or seconds < 0:
-        raise ValueError(f"{field.name}:{value}: expected {EXPECTED} with a comparison, such as {field.example}")
+    seconds = _seconds(value.text)
+    if seconds is None:
+        meant = f"{field.name}:{value.operator or '>'}{value.text}s" if _has_no_unit(value.text) else field.example
+        raise ValueError(f"{field.name}:{value}: expected {_DURATIONS} with a comparison, such as {meant}")
     if not value.operator:
         raise ValueError(f"{field.name}:{value}: write a comparison, such as {field.name}:>{value.text}")
     return Value(value.text, value.operator, amount=seconds)
@@ -353,7 +360,9 @@ def _check_duration(value: Value, field: Field[Any]) -> Value:
 def _check_moment(value: Value, field: Field[Any]) -> Value:
     amount = _moment(value.text)
     if amount is None:
-        raise ValueError(f"{field.name}:{value}: expected {EXPECTED} ago, or {_MOMENTS}")
+        meant = _meant_moment(value.text)
+        step = f"; did you mean {field.name}:{meant}?" if meant else ""
+        raise ValueError(f"{field.name}:{value}: expected {_DURATIONS} ago, or {_MOMENTS}{step}")
     return Value(value.text, amount=amount)
 
 
@@ -390,12 +399,22 @@ def _operators(kind: Kind) -> tuple[str, ...]:
     return _OPERATORS if kind in {Kind.NUMBER, Kind.DURATION} else ()
 
 
+def _seconds(text: str) -> float | None:
+    """Return the seconds of a duration with a unit; None if the text is none."""
+    seconds = None if _has_no_unit(text) else parse_duration(text)
+    return None if seconds is None or seconds < 0 else seconds
+
+
+def _has_no_unit(text: str) -> bool:
+    return _NO_UNIT.fullmatch(text.strip()) is not None
+
+
 def _moment(text: str) -> float | None:
     """Return seconds since 1970 of a date or time, which is in UTC unless it says otherwise; or minus seconds ago."""
-    seconds = parse_duration(text)
+    seconds = _seconds(text)
     if seconds is not None:
-        return -seconds if seconds >= 0 else None
-    if not text[:4].isdecimal():
+        return -seconds
+    if _has_no_unit(text) or not text[:4].isdecimal():
         return None
     try:
         found = datetime.fromisoformat(text)
@@ -408,6 +427,22 @@ def _moment(text: str) -> float | None:
 def _is_mistakable(text: str) -> bool:
     """Return True if a word without a field needs quotes: it looks like another term."""
     return any(form.match(text) for form in (_FIELD, _COMPARISON)) or text in _FOREIGN
+
+
+def _meant_moment(text: str) -> str:
+    """Return what a number without a unit can mean: a year, a date, a time in s or ms since 1970, or a duration."""
+    number = text.strip()
+    if not number.isascii() or not number.isdecimal():
+        return ""
+    if len(number) == 4 and int(number) in _YEARS:
+        return f"{number}-01-01"
+    if len(number) == 8:
+        with suppress(ValueError):
+            return date.fromisoformat(number).isoformat()
+    if len(number) in {10, 13}:
+        found = datetime.fromtimestamp(int(number[:10]), UTC)
+        return found.isoformat().replace("+00:00", "Z")
+    return f"{number}s" if len(number) < 8 else ""
 
 
 def _quoted(text: str) -> str:

@@ -86,7 +86,7 @@ from coord.queries.settings import (
     type_values,
 )
 from coord.queries.statistics import get_statistics, get_weights
-from coord.queries.task_pages import TaskIds, TaskPage, find_task_ids, find_tasks
+from coord.queries.task_pages import TaskIds, TaskPage, TaskWalk, find_tasks, open_task_walk
 from coord.queries.tasks import (
     count_by_state,
     count_submitted,
@@ -117,6 +117,7 @@ __all__ = [
     "SettingChange",
     "TaskIds",
     "TaskPage",
+    "TaskWalk",
     "TokenState",
     "WaitingPool",
     "WorkersSnapshot",
@@ -132,7 +133,6 @@ __all__ = [
     "export_trace",
     "find_agent_ids",
     "find_agent_of_token",
-    "find_task_ids",
     "find_tasks",
     "get_agent",
     "get_agents",
@@ -190,6 +190,7 @@ __all__ = [
     "list_workers",
     "matching_outcomes",
     "measure_memory",
+    "open_task_walk",
     "package_fields",
     "parse_link",
     "parse_log_window",

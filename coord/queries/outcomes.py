@@ -8,17 +8,20 @@ from contextlib import AsyncExitStack, aclosing
 
 from redis.asyncio import Redis
 
+from coord.config import Settings
 from coord.keys import Keys
+from coord.models.ids import is_id
 from coord.models.query import Query
-from coord.models.task_query import TASKS, TaskFacts
-from coord.models.tasks import TERMINAL, Pool, TaskRecord
-from coord.queries.queues import pool_in_record
-from coord.queries.reads import Position, get_time, read_step
-from coord.queries.task_pages import ended_between
+from coord.models.task_query import TaskFacts
+from coord.models.tasks import TERMINAL, TaskRecord
+from coord.queries.reads import Position, chunks, read_step
+from coord.queries.task_search import SearchPlan, TaskMatcher, plan_search
 from coord.queries.tasks import INDEX, get_tasks
 
-#: Records, with their results, that are read in one step.
-STEP = 100
+#: Tasks that are examined in one step: only the fields that the query looks at are read.
+STEP = 200
+#: Whole records, each with a payload and a result of up to 1 MiB, that are read in one round trip.
+RECORDS_STEP = 16
 _INDEXES = ("dead", "terminal")
 
 
@@ -32,15 +35,20 @@ async def list_outcomes(redis: Redis, keys: Keys, query: Query) -> AsyncGenerato
         keys: of the cell.
         query: of the grammar ``TASKS``.
     """
-    now = await get_time(redis)
-    begin, end = ended_between(query, now)
+    plan = await plan_search(redis, keys, Settings(), _of_ended(query))
+    matcher = TaskMatcher(redis, keys, plan.query, plan.now)
+    if plan.ids is not None:
+        async for record in _of_ids(redis, keys, matcher, [one for one in plan.ids if is_id(one)]):
+            yield record
+        return
     async with AsyncExitStack() as stack:
         sources = [
-            await stack.enter_async_context(aclosing(_ended(redis, keys.of(INDEX[name]), begin, end)))
+            await stack.enter_async_context(aclosing(_ended(redis, keys.of(INDEX[name]), plan)))
             for name in _INDEXES
+            if name in plan.sections
         ]
         async for some in _merged(sources):
-            for record in await matching_outcomes(redis, keys, query, some, now):
+            async for record in _records(redis, keys, await _matching(matcher, some)):
                 yield record
 
 
@@ -53,50 +61,45 @@ async def matching_outcomes(
         redis: an asyncio client that answers in bytes.
         keys: of the cell.
         query: of the grammar ``TASKS``.
-        task_ids: some hundreds at most.
+        task_ids: a few; all records are in memory at the same time.
         now: ms since 1970 on the server's clock.
     """
-    ended = [
-        record for record in await get_tasks(redis, keys, task_ids) if record is not None and record.state in TERMINAL
-    ]
-    definitions = await _definitions(redis, keys, ended)
-    return [
-        record
-        for record, definition in zip(ended, definitions, strict=True)
-        if TASKS.matches(query, _facts(record, definition), now)
-    ]
+    matching = await _matching(TaskMatcher(redis, keys, _of_ended(query), now), task_ids)
+    return [record async for record in _records(redis, keys, matching)]
 
 
-async def _definitions(redis: Redis, keys: Keys, records: Sequence[TaskRecord]) -> list[Pool]:
-    """Return the pools of tasks, with their requirements."""
-    pipe = redis.pipeline(transaction=False)
-    for record in records:
-        pipe.hmget(keys.task(record.task_id), "definition", "body")
-    found = await pipe.execute() if records else []
-    return [pool_in_record(*fields) or Pool(record.task_type) for record, fields in zip(records, found, strict=True)]
+def _of_ended(query: Query) -> Query:
+    return query.with_term("state", sorted(TERMINAL))
 
 
-def _facts(record: TaskRecord, definition: Pool) -> TaskFacts:
-    return TaskFacts(
-        task_id=record.task_id,
-        state=record.state,
-        priority=record.priority,
-        pool=record.pool,
-        submitted_at=record.submitted_at,
-        definition=definition,
-        agent_id=record.agent_id,
-        error=None if record.error is None else record.error.code,
-        finished_at=record.finished_at,
-        attempts=record.attempt,
-    )
+async def _of_ids(
+    redis: Redis, keys: Keys, matcher: TaskMatcher, task_ids: Sequence[str]
+) -> AsyncGenerator[TaskRecord]:
+    """Yield the records of those of these tasks that have ended and match, the first that ended first."""
+    ended = [task for some in chunks(task_ids, STEP) for task in await _matching(matcher, some)]
+    async for record in _records(redis, keys, sorted(ended, key=lambda task: (task.finished_at or 0, task.task_id))):
+        yield record
 
 
-async def _ended(redis: Redis, key: str, begin: float, end: float) -> AsyncGenerator[list[Position]]:
-    """Yield the members of an index of ended tasks, the first that ended first, within two times."""
-    position = None if begin == -math.inf else Position(begin, "")
+async def _matching(matcher: TaskMatcher, task_ids: Sequence[str]) -> list[TaskFacts]:
+    return [task for task in await matcher.matching(task_ids) if task is not None]
+
+
+async def _records(redis: Redis, keys: Keys, tasks: Sequence[TaskFacts]) -> AsyncGenerator[TaskRecord]:
+    """Yield the whole records of these tasks, a few in memory at a time; not of one that was replayed meanwhile."""
+    for some in chunks(tasks, RECORDS_STEP):
+        records = await get_tasks(redis, keys, [task.task_id for task in some])
+        for task, record in zip(some, records, strict=True):
+            if record is not None and (record.state, record.finished_at) == (task.state, task.finished_at):
+                yield record
+
+
+async def _ended(redis: Redis, key: str, plan: SearchPlan) -> AsyncGenerator[list[Position]]:
+    """Yield the members of an index of ended tasks, the first that ended first, within the times of the plan."""
+    position = None if plan.ended_from == -math.inf else Position(plan.ended_from, "")
     while found := await read_step(redis, key, position, STEP, newest_first=False):
         position = found[-1]
-        kept = [one for one in found if one.score <= end]
+        kept = [one for one in found if one.score <= plan.ended_until]
         if kept:
             yield kept
         if len(kept) < len(found):

@@ -12,49 +12,35 @@ A task that stays in its place during the walk is listed once. A task that moves
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
-import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from coord.codec import BAD_JSON, parse_submission
 from coord.config import Settings
 from coord.errors import CursorInvalid
 from coord.keys import Keys
 from coord.models.explanations import WaitingReason
 from coord.models.ids import is_id
-from coord.models.query import Kind, Query, moment_ms
+from coord.models.query import Query
 from coord.models.task_query import TASKS, TaskFacts
 from coord.models.tasks import Pool, TaskRecord, TaskState, is_named, named_queue
 from coord.queries.agents import list_agent_ids
-from coord.queries.queues import get_pool_definitions, get_waiting_reasons, pool_in_record, scan_pools
-from coord.queries.reads import Position, chunks, decode_text, get_time, read_members, read_step
+from coord.queries.queues import get_pool_definitions, scan_pools
+from coord.queries.reads import Position, chunks, decode_text, read_members, read_step
+from coord.queries.task_search import OF_POOL, SearchPlan, TaskMatcher, plan_search
 from coord.queries.tasks import INDEX, SECTIONS, get_task_headers
 
 #: Tasks read in one step: the first ones of a walk, and later ones, when few match.
 STEP, LONG_STEP = 200, 1_000
 #: Maximum number of tasks examined for one page. A page of rare tasks is short, and its cursor continues from there.
+#: An agent without tasks and an empty queue count as a task.
 BUDGET = 10_000
-#: Agents whose loads are read in one round trip.
-AGENTS_STEP = 500
-#: Bodies, of up to 1 MiB each, that are read in one round trip to learn the definition of their pool.
-_BODIES = 16
-
-_S = TaskState
-_WAITING = frozenset({_S.QUEUED, _S.SCHEDULED, _S.REFUSED})
-#: Fields of a query -> the fields of a record that they need, besides the state and the submission.
-_NEEDS: dict[str, tuple[str, ...]] = {
-    "agent": ("assignment",),
-    "attempts": ("assignment", "attempt"),
-    "error": ("error",),
-    "ended": ("finished_at",),
-    "since": ("finished_at",),
-}
-#: Fields of a query that the pool of a task decides.
-_OF_POOL = frozenset({"", "type", "capability", "service", "tag", "label"})
+#: Agents whose loads, and queues whose lengths, are read in one round trip.
+PLACES_STEP = 500
 #: A member that is after every id in the order of a sorted set.
 _LAST = "\U0010ffff"
 
@@ -80,25 +66,12 @@ class _Location(NamedTuple):
     cursor: str
 
 
-class _Code(Struct):
-    code: str = ""
+class _Step(NamedTuple):
+    """Tasks that are examined together, and the cursor that continues after them; or the empty places of a chunk."""
 
-
-class _Plan(Struct, frozen=True):
-    """Where the tasks of a query can be."""
-
-    query: Query
-    now: int  #: ms since 1970
-    states: frozenset[TaskState]
-    sections: tuple[str, ...]
-    ids: tuple[str, ...] | None  #: only these
-    agents: frozenset[str] | None  #: only tasks that these agents hold, or ended
-    ended_from: float  #: ms; ended tasks before this one do not match
-    ended_until: float
-    reasons: Mapping[str, WaitingReason]  #: queue -> why its tasks wait; empty if the query does not look at it
-
-
-_code = msgspec.json.Decoder(_Code)
+    locations: Sequence[_Location]
+    cursor: str
+    examined: int  #: tasks, or empty places
 
 
 async def find_tasks(
@@ -123,195 +96,94 @@ async def find_tasks(
     Raises:
         CursorInvalid: the cursor does not come from a list of tasks.
     """
-    walk = _Walk(redis, keys, await _plan(redis, keys, settings or Settings(), query))
     found: list[TaskRecord] = []
-    async with aclosing(walk.steps(cursor)) as steps:
-        async for matching, end in steps:
-            for some in chunks(matching, STEP):
-                ids = [location.task_id for location in some]
-                for location, record in zip(some, await get_task_headers(redis, keys, ids, walk.types), strict=True):
-                    if record is None or record.state not in walk.states_at(location):
-                        continue
-                    found.append(record)
-                    if len(found) == limit:
-                        return TaskPage(tuple(found), location.cursor)
-            if walk.examined >= BUDGET:
-                return TaskPage(tuple(found), end)
-    return TaskPage(tuple(found), None)
+    async with aclosing(await open_task_walk(redis, keys, query, settings=settings, cursor=cursor)) as walk:
+        while True:
+            locations, cursor = await walk.take(min(STEP, limit - len(found)))
+            ids = [location.task_id for location in locations]
+            headers = await get_task_headers(redis, keys, ids, walk.types) if ids else []
+            found += [
+                record
+                for location, record in zip(locations, headers, strict=True)
+                if record is not None and record.state in walk.states_at(location)
+            ]
+            if cursor is None or len(found) >= limit or walk.examined >= BUDGET:
+                return TaskPage(tuple(found), cursor)
 
 
-async def find_task_ids(
-    redis: Redis,
-    keys: Keys,
-    query: Query,
-    *,
-    settings: Settings | None = None,
-    limit: int = 100,
-    cursor: str | None = None,
-) -> TaskIds:
-    """Return the ids of at most ``limit`` tasks that match a query; the arguments are those of ``find_tasks``."""
-    walk = _Walk(redis, keys, await _plan(redis, keys, settings or Settings(), query))
-    found: list[str] = []
-    async with aclosing(walk.steps(cursor)) as steps:
-        async for matching, end in steps:
-            for location in matching:
-                found.append(location.task_id)
-                if len(found) == limit:
-                    return TaskIds(tuple(found), location.cursor)
-            if walk.examined >= BUDGET:
-                return TaskIds(tuple(found), end)
-    return TaskIds(tuple(found), None)
+async def open_task_walk(
+    redis: Redis, keys: Keys, query: Query, *, settings: Settings | None = None, cursor: str | None = None
+) -> TaskWalk:
+    """Return a walk through the tasks that match a query; close it with ``aclose``.
+
+    Args: those of ``find_tasks``.
+    """
+    return TaskWalk(redis, keys, await plan_search(redis, keys, settings or Settings(), query), cursor)
 
 
-async def _plan(redis: Redis, keys: Keys, settings: Settings, query: Query) -> _Plan:
-    now = await get_time(redis)
-    states = query.allowed("state", TaskState)
-    used = {term.field for term in query.terms}
-    required = {term.field for term in query.terms if not term.is_negated}
-    sections = [name for name, of_section in SECTIONS.items() if not of_section.isdisjoint(states)]
-    if "agent" in required:  # a waiting task has no agent
-        sections = [name for name in sections if name in {"held", "dead", "terminal"}]
-    if required & {"error", "ended"}:
-        sections = [name for name in sections if name in {"dead", "terminal", "refused"}]
-    if "reason" in required:
-        sections = [name for name in sections if name in {"queued", "scheduled"}]
-    wanted = query.allowed("reason", WaitingReason)
-    if "reason" in required and WaitingReason.SCHEDULED not in wanted:
-        sections = [name for name in sections if name != "scheduled"]
-    looks_at_reasons = "reason" in used and "queued" in sections
-    begin, end = ended_between(query, now)
-    ids = query.names("id")
-    return _Plan(
-        query=query,
-        now=now,
-        states=frozenset(map(TaskState, states)),
-        sections=tuple(sections),
-        ids=None if ids is None else tuple(sorted(ids)),
-        agents=query.names("agent"),
-        ended_from=begin,
-        ended_until=end,
-        reasons=await get_waiting_reasons(redis, keys, settings) if looks_at_reasons else {},
-    )
+class TaskWalk:
+    """A walk through the tasks that match a query, a page at a time.
 
+    It reads its plan, the list of queues and the definitions of pools once, however many pages it has. So ages and
+    reasons are those of its beginning.
+    """
 
-def ended_between(query: Query, now: int) -> tuple[float, float]:
-    """Return the times, in ms, between which an ended task that matches has ended."""
-    begin, end = -math.inf, math.inf
-    for term in query.terms:
-        if term.is_negated or len(term.values) != 1 or term.field not in {"since", "ended", "age"}:
-            continue
-        (value,) = term.values
-        if TASKS.fields[term.field].kind is Kind.MOMENT:
-            begin = max(begin, moment_ms(value, now))
-        elif value.operator.startswith("<"):  # a task ends after it was submitted
-            begin = max(begin, now - value.amount * 1000)
-        elif term.field == "ended":
-            end = min(end, now - value.amount * 1000)
-    return begin, end
-
-
-class _Walk:
-    """Walks through the places of a plan, reads what its query looks at, and decides."""
-
-    def __init__(self, redis: Redis, keys: Keys, plan: _Plan) -> None:
-        self._redis = redis
-        self._keys = keys
+    def __init__(self, redis: Redis, keys: Keys, plan: SearchPlan, cursor: str | None) -> None:
         self._plan = plan
-        used = {term.field for term in plan.query.terms}
-        extra = dict.fromkeys(field for name, needs in _NEEDS.items() if name in used for field in needs)
-        self._fields = ("state", "submission", *extra)
-        self._looks_at_pools = not used.isdisjoint(_OF_POOL)
-        self._definitions: dict[str, Pool] = {}
-        self.types: dict[str, str] = {}  #: pool -> type of its tasks, as far as it was needed
-        self.examined = 0  #: tasks so far
+        self._matcher = TaskMatcher(redis, keys, plan.query, plan.now, plan.reasons)
+        self._steps = _steps(redis, keys, plan, cursor)
+        self._matching: deque[_Location] = deque()  # of the last step, which no page has yet
+        self._end = cursor  # after the last step
+        self.examined = 0  #: tasks and empty places of the present page
 
-    async def steps(self, cursor: str | None) -> AsyncGenerator[tuple[list[_Location], str]]:
-        """Yield the tasks that match, one step at a time, and the cursor after the step."""
-        async with aclosing(_locations(self._redis, self._keys, self._plan, cursor)) as steps:
-            async for locations in steps:
-                self.examined += len(locations)
-                yield await self._matching(locations), locations[-1].cursor
+    @property
+    def types(self) -> dict[str, str]:
+        """Pool -> type of its tasks, as far as it was needed."""
+        return self._matcher.types
+
+    async def aclose(self) -> None:
+        """End the walk."""
+        await self._steps.aclose()
+
+    async def page(self, limit: int) -> TaskIds:
+        """Return the ids of the next tasks, at most ``limit``.
+
+        Raises:
+            CursorInvalid: the cursor of the walk does not come from a list of tasks.
+        """
+        self.examined = 0
+        locations, cursor = await self.take(limit)
+        return TaskIds(tuple(location.task_id for location in locations), cursor)
+
+    async def take(self, limit: int) -> tuple[list[_Location], str | None]:
+        """Return the next tasks of the present page, at most ``limit``, and the cursor after them; None at the end."""
+        taken: list[_Location] = []
+        while True:
+            while self._matching:
+                taken.append(self._matching.popleft())
+                if len(taken) >= limit:
+                    return taken, taken[-1].cursor
+            if self.examined >= BUDGET:
+                return taken, self._end
+            step = await anext(self._steps, None)
+            if step is None:
+                return taken, None
+            self.examined += step.examined
+            self._end = step.cursor
+            tasks = await self._matcher.matching([location.task_id for location in step.locations])
+            self._matching.extend(
+                location
+                for location, task in zip(step.locations, tasks, strict=True)
+                if task is not None and task.state in self.states_at(location)
+            )
 
     def states_at(self, location: _Location) -> frozenset[TaskState]:
         """Return the states in which a task at this place is listed."""
         section = location.cursor.partition(":")[0]
         return self._plan.states if section == "ids" else self._plan.states & SECTIONS[section]
 
-    async def _matching(self, locations: Sequence[_Location]) -> list[_Location]:
-        """Return the tasks of a step that match."""
-        facts = await self._facts(locations)
-        plan = self._plan
-        if self._looks_at_pools:
-            await self._define({task.pool: task.task_id for task in facts if task is not None and task.pool})
-        found = []
-        for location, task in zip(locations, facts, strict=True):
-            if task is None or task.state not in self.states_at(location):
-                continue
-            whole = task._replace(definition=self._definitions.get(task.pool, task.definition))
-            if TASKS.matches(plan.query, whole, plan.now):
-                found.append(location)
-        return found
 
-    async def _facts(self, locations: Sequence[_Location]) -> list[TaskFacts | None]:
-        pipe = self._redis.pipeline(transaction=False)
-        for location in locations:
-            pipe.execute_command("HMGET", self._keys.task(location.task_id), *self._fields)
-        return [
-            self._task_facts(location.task_id, dict(zip(self._fields, row, strict=True)))
-            for location, row in zip(locations, await pipe.execute(), strict=True)
-        ]
-
-    def _task_facts(self, task_id: str, raw: Mapping[str, bytes | None]) -> TaskFacts | None:
-        state_text, submission_text = raw["state"], raw["submission"]
-        if state_text is None or submission_text is None:
-            return None  # no record, or one that a version before the first release left behind
-        state = TaskState(decode_text(state_text))
-        submission = parse_submission(decode_text(submission_text))
-        reason = None
-        if state is TaskState.SCHEDULED:
-            reason = WaitingReason.SCHEDULED
-        elif state is TaskState.QUEUED:
-            reason = self._plan.reasons.get(submission.pool)
-        assignment = decode_text(raw.get("assignment") or b"").split(" ", 6)
-        finished = raw.get("finished_at")
-        return TaskFacts(
-            task_id=task_id,
-            state=state,
-            priority=submission.priority,
-            pool=submission.pool,
-            submitted_at=submission.submitted_at,
-            agent_id=assignment[1] if len(assignment) > 1 and state not in _WAITING else None,
-            reason=reason,
-            error=_error_code(raw.get("error")),
-            finished_at=int(finished) if finished else None,
-            attempts=int(assignment[5]) if len(assignment) > 1 else int(raw.get("attempt") or 0),
-        )
-
-    async def _define(self, pools: Mapping[str, str]) -> None:
-        """Learn the definitions of pools from the table, or else from the record of one of their tasks."""
-        unknown = [pool for pool in pools if pool not in self._definitions]
-        if not unknown:
-            return
-        rows = await self._redis.execute_command("HMGET", self._keys.of("pools"), *unknown)
-        found = {pool: pool_in_record(row, None) for pool, row in zip(unknown, rows, strict=True) if row}
-        for some in chunks([pool for pool in unknown if found.get(pool) is None], _BODIES):
-            pipe = self._redis.pipeline(transaction=False)
-            for pool in some:
-                pipe.hmget(self._keys.task(pools[pool]), "definition", "body")
-            for pool, fields in zip(some, await pipe.execute(), strict=True):
-                found[pool] = pool_in_record(*fields)
-        self._definitions.update((pool, found.get(pool) or Pool("")) for pool in unknown)
-        self.types.update((pool, self._definitions[pool].task_type) for pool in unknown)
-
-
-def _error_code(raw: bytes | None) -> str | None:
-    try:
-        return _code.decode(raw).code if raw else None
-    except BAD_JSON:
-        return None
-
-
-async def _locations(redis: Redis, keys: Keys, plan: _Plan, cursor: str | None) -> AsyncGenerator[Sequence[_Location]]:
+async def _steps(redis: Redis, keys: Keys, plan: SearchPlan, cursor: str | None) -> AsyncGenerator[_Step]:
     """Yield the tasks after the cursor, one step at a time."""
     section, _, rest = (cursor or "").partition(":")
     order = list(SECTIONS) if plan.ids is None else ["ids"]
@@ -320,16 +192,20 @@ async def _locations(redis: Redis, keys: Keys, plan: _Plan, cursor: str | None) 
     if plan.ids is not None:
         ids = [task_id for task_id in plan.ids if task_id > rest and is_id(task_id)]
         for some in chunks(ids, STEP):
-            yield [_Location(task_id, f"ids:{task_id}") for task_id in some]
+            yield _step([_Location(task_id, f"ids:{task_id}") for task_id in some])
         return
     for name in plan.sections:
         if cursor is not None and order.index(name) < order.index(section):
             continue
-        async for locations in _section(redis, keys, plan, name, rest if name == section else ""):
-            yield locations
+        async for step in _section(redis, keys, plan, name, rest if name == section else ""):
+            yield step
 
 
-def _section(redis: Redis, keys: Keys, plan: _Plan, name: str, after: str) -> AsyncGenerator[Sequence[_Location]]:
+def _step(locations: Sequence[_Location]) -> _Step:
+    return _Step(locations, locations[-1].cursor, len(locations))
+
+
+def _section(redis: Redis, keys: Keys, plan: SearchPlan, name: str, after: str) -> AsyncGenerator[_Step]:
     """Return the steps through one place where tasks are."""
     if name == "held":
         return _held(redis, keys, plan.agents, after)
@@ -340,35 +216,106 @@ def _section(redis: Redis, keys: Keys, plan: _Plan, name: str, after: str) -> As
     return _ended(redis, keys, plan, name, after)
 
 
-async def _held(
-    redis: Redis, keys: Keys, only: Collection[str] | None, after: str
-) -> AsyncGenerator[Sequence[_Location]]:
+async def _held(redis: Redis, keys: Keys, only: Collection[str] | None, after: str) -> AsyncGenerator[_Step]:
     last_agent, _, last_task = after.partition(":")
     agents = sorted(only) if only is not None else await list_agent_ids(redis, keys)
     agents = [agent for agent in agents if agent >= last_agent]
-    for chunk in chunks(agents, AGENTS_STEP):
+    for begin in range(0, len(agents), PLACES_STEP):
+        chunk = agents[begin : begin + PLACES_STEP]
         pipe = redis.pipeline(transaction=False)
         for agent in chunk:
             pipe.scard(keys.inflight(agent))
-        for agent, load in zip(chunk, await pipe.execute(), strict=True):
-            if not load:
-                continue
-            members = await read_members(redis, keys.inflight(agent))
-            held = [task for task in members if (agent, task) > (last_agent, last_task)]
-            for tasks in chunks(held, STEP):
-                yield [_Location(task, f"held:{agent}:{task}") for task in tasks]
+        loads = list(zip(chunk, map(int, await pipe.execute()), strict=True))
+        for group in _groups(loads):
+            held = [
+                _Location(task, f"held:{agent}:{task}")
+                for agent, members in (await _members(redis, keys, group)).items()
+                for task in members
+                if (agent, task) > (last_agent, last_task)
+            ]
+            for locations in chunks(held, LONG_STEP if len(group) > 1 else STEP):
+                yield _step(locations)
+        if following := agents[begin + PLACES_STEP :][:1]:
+            yield _Step((), f"held:{following[0]}:", _count_empty(loads))
 
 
-async def _queued(redis: Redis, keys: Keys, plan: _Plan, after: str) -> AsyncGenerator[Sequence[_Location]]:
-    last_pool, _, rest = after.partition(":")
-    for pool in await _queues(redis, keys, plan):
-        if pool >= last_pool:
-            position = rest if pool == last_pool else ""
-            async for locations in _indexed(redis, keys.queue(pool), f"queued:{pool}", position, newest_first=False):
-                yield locations
+async def _members(redis: Redis, keys: Keys, agents: Sequence[str]) -> dict[str, list[str]]:
+    """Return the tasks that each of these agents holds, sorted."""
+    if len(agents) == 1:
+        return {agents[0]: await read_members(redis, keys.inflight(agents[0]))}
+    pipe = redis.pipeline(transaction=False)
+    for agent in agents:
+        pipe.smembers(keys.inflight(agent))
+    return {
+        agent: sorted(map(decode_text, members)) for agent, members in zip(agents, await pipe.execute(), strict=True)
+    }
 
 
-async def _queues(redis: Redis, keys: Keys, plan: _Plan) -> list[str]:
+async def _queued(redis: Redis, keys: Keys, plan: SearchPlan, after: str) -> AsyncGenerator[_Step]:
+    last_pool, _, position = after.partition(":")
+    queues = [queue for queue in await _queues(redis, keys, plan) if queue >= last_pool]
+    if position and queues and queues[0] == last_pool:
+        async for step in _in_queue(redis, keys, last_pool, position):
+            yield step
+        queues = queues[1:]
+    for begin in range(0, len(queues), PLACES_STEP):
+        chunk = queues[begin : begin + PLACES_STEP]
+        pipe = redis.pipeline(transaction=False)
+        for queue in chunk:
+            pipe.zcard(keys.queue(queue))
+        lengths = list(zip(chunk, map(int, await pipe.execute()), strict=True))
+        for group in _groups(lengths):
+            if len(group) == 1:
+                async for step in _in_queue(redis, keys, group[0], ""):
+                    yield step
+            elif locations := await _in_queues(redis, keys, group):
+                yield _step(locations)
+        if following := queues[begin + PLACES_STEP :][:1]:
+            yield _Step((), f"queued:{following[0]}:", _count_empty(lengths))
+
+
+def _in_queue(redis: Redis, keys: Keys, queue: str, after: str) -> AsyncGenerator[_Step]:
+    return _indexed(redis, keys.queue(queue), f"queued:{queue}", after, newest_first=False)
+
+
+async def _in_queues(redis: Redis, keys: Keys, queues: Sequence[str]) -> list[_Location]:
+    """Return the tasks of several short queues, which are read in one round trip."""
+    pipe = redis.pipeline(transaction=False)
+    for queue in queues:
+        pipe.zrange(keys.queue(queue), 0, LONG_STEP - 1, withscores=True)
+    return [
+        _Location(decode_text(member), f"queued:{queue}:{float(score)!r}:{decode_text(member)}")
+        for queue, members in zip(queues, await pipe.execute(), strict=True)
+        for member, score in members
+    ]
+
+
+def _groups(places: Sequence[tuple[str, int]]) -> Iterator[list[str]]:
+    """Group places, in their order, so that the tasks of a group are one step; a place with many tasks is alone.
+
+    Args:
+        places: each with its number of tasks; empty ones are left out.
+    """
+    group: list[str] = []
+    total, most = 0, STEP
+    for place, size in places:
+        if not size:
+            continue
+        if group and total + size > most:
+            yield group
+            group, total = [], 0
+            most = min(most * 2, max(STEP, LONG_STEP))
+        group.append(place)
+        total += size
+    if group:
+        yield group
+
+
+def _count_empty(places: Sequence[tuple[str, int]]) -> int:
+    return sum(not size for _, size in places)
+
+
+async def _queues(redis: Redis, keys: Keys, plan: SearchPlan) -> list[str]:
     """Return the queues in which tasks of the query can wait, sorted."""
     query = plan.query
     pools = query.names("pool")
@@ -378,10 +325,10 @@ async def _queues(redis: Redis, keys: Keys, plan: _Plan) -> list[str]:
     if "reason" in used:
         wanted = query.allowed("reason", WaitingReason)
         return sorted(queue for queue, reason in plan.reasons.items() if reason in wanted)
-    if used.isdisjoint(_OF_POOL - {""}):
+    if used.isdisjoint(OF_POOL - {""}):
         table: list[bytes] = await redis.execute_command("HKEYS", keys.of("pools"))
         return sorted(raw.decode() for raw in table)
-    only = Query(tuple(term for term in query.terms if term.field in _OF_POOL - {""}))
+    only = Query(tuple(term for term in query.terms if term.field in OF_POOL - {""}))
     found = []
     async for rows in scan_pools(redis, keys):
         definitions = await get_pool_definitions(redis, keys, rows, {})
@@ -396,27 +343,23 @@ def _any_task_of(pool: str, definition: Pool) -> TaskFacts:
     return TaskFacts("", TaskState.QUEUED, "", pool, 0, definition)
 
 
-async def _ended(
-    redis: Redis, keys: Keys, plan: _Plan, section: str, after: str
-) -> AsyncGenerator[Sequence[_Location]]:
+async def _ended(redis: Redis, keys: Keys, plan: SearchPlan, section: str, after: str) -> AsyncGenerator[_Step]:
     """Yield ended tasks, the last first, within the times of the plan."""
     if not after and plan.ended_until < math.inf:
         after = f"{plan.ended_until!r}:{_LAST}"
-    async for locations in _indexed(redis, keys.of(INDEX[section]), section, after, newest_first=True):
-        kept = [one for one in locations if float(one.cursor.split(":", 2)[1]) >= plan.ended_from]
+    async for step in _indexed(redis, keys.of(INDEX[section]), section, after, newest_first=True):
+        kept = [one for one in step.locations if float(one.cursor.split(":", 2)[1]) >= plan.ended_from]
         if kept:
-            yield kept
-        if len(kept) < len(locations):
+            yield _step(kept)
+        if len(kept) < len(step.locations):
             return
 
 
-async def _indexed(
-    redis: Redis, key: str, prefix: str, after: str, *, newest_first: bool
-) -> AsyncGenerator[Sequence[_Location]]:
+async def _indexed(redis: Redis, key: str, prefix: str, after: str, *, newest_first: bool) -> AsyncGenerator[_Step]:
     position = _parse_position(after) if after else None
     count = STEP
     while found := await read_step(redis, key, position, count, newest_first=newest_first):
-        yield [_Location(task_id, f"{prefix}:{score!r}:{task_id}") for score, task_id in found]
+        yield _step([_Location(task_id, f"{prefix}:{score!r}:{task_id}") for score, task_id in found])
         position = found[-1]
         count = min(count * 2, max(STEP, LONG_STEP))
 

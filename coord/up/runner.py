@@ -399,6 +399,6 @@ def _refuse_second(path: Path | None, plan: CellPlan) -> None:
     if plan.data_dir and other.data_dir == str(expand_home(plan.data_dir, f"--data {plan.data_dir}").resolve()):
         raise DataFolderInUse(f"another coord up (pid {other.pid}) uses {other.data_dir}; stop it first")
     raise ConfigError(
-        f"another coord up (pid {other.pid}, Redis at {safe_url(other.url)}) uses the endpoint file {path}; "
-        "stop it, or give this one its own file: COORD_ENDPOINT_FILE=/path/to/file coord up"
+        f"another coord up, or scripts/run (pid {other.pid}, Redis at {safe_url(other.url)}), uses the endpoint file "
+        f"{path}; stop it, or give this one its own file: COORD_ENDPOINT_FILE=/path/to/file coord up"
     )

@@ -212,7 +212,8 @@ class Fleet:
         if self.own_endpoint:
             agent = f"COORD_ENDPOINT_FILE={shlex.quote(str(self.own_endpoint))} {agent}"
         return (
-            "\nEverything keeps running until Ctrl-C. Meanwhile, in another terminal:\n"
+            "\nEverything keeps running until Ctrl-C; press it before you start `coord up`.\n"
+            "Meanwhile, in another terminal:\n"
             f"  {agent}  # add an agent\n"
             f"  tail -f {shlex.quote(str(self.logs))}/*.log  # follow the logs"
         )

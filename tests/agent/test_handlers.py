@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import runpy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,13 @@ import msgspec
 import pytest
 from pydantic import BaseModel
 
-from coord.agent.handlers import check_hook, check_message_handler, read_handler
+from coord.agent.handlers import (
+    TRACEBACK_CHARS,
+    check_hook,
+    check_message_handler,
+    read_handler,
+    traceback_of,
+)
 from coord.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -195,3 +202,25 @@ def test_what_a_handler_uses_may_be_defined_further_down() -> None:
 
     def inner(task: Task) -> object:
         return task
+
+
+def test_a_traceback_is_bounded_and_has_no_values(tmp_path: Path) -> None:
+    """Its last frames; what the exception says is in its message. Without a frame of the user it is empty."""
+    steps = [f"def f{n}(secret):\n    f{n - 1}(secret)  # {'x' * 200}" for n in range(1, 40)]
+    module = tmp_path / "deep.py"
+    module.write_text("\n".join(["def f0(secret):\n    raise ValueError(secret)", *steps]))
+    with pytest.raises(ValueError, match="secret-value") as raised:
+        runpy.run_path(str(module))["f39"]("secret-value")
+    found = traceback_of(raised.value)
+    assert TRACEBACK_CHARS - 400 < len(found) <= TRACEBACK_CHARS
+    assert found.startswith(f'  File "{module}", line ')
+    assert found.endswith(", in f0\n    raise ValueError(secret)\n")
+    assert "secret-value" not in found
+    assert traceback_of(ValueError("never raised")) == ""
+
+
+def test_a_traceback_begins_in_the_code_of_the_user() -> None:
+    """Frames of the package say nothing to its user."""
+    with pytest.raises(ConfigError) as raised:
+        check_message_handler(lambda: None)
+    assert traceback_of(raised.value).count("File") == 1

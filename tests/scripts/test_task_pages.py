@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 import pytest
 
 from coord import queries
 from coord.errors import CursorInvalid
 from coord.models.task_query import TASKS
 from coord.models.tasks import TaskRecord
-from coord.queries import task_pages
+from coord.queries import task_pages, task_search
 from tests.scripts.cell import Cell
+from tests.scripts.round_trips import round_trips_of
 
 
 async def page_of(cell: Cell, query: str = "", limit: int = 100, cursor: str | None = None) -> queries.TaskPage:
@@ -199,3 +202,88 @@ async def test_requirements_of_a_query(cell: Cell) -> None:
     for term in ("capability:gpu", "service:search", "tag:fast", "label:zone=eu", "type:oc*", "ocr"):
         assert await ids(cell, term) == ["t2", "t1"], term
         assert await ids(cell, f"-{term}") == ["t3"], term
+
+
+async def test_a_walk_reads_its_plan_once(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """⚠ An operation on many tasks reads the table of pools, the fleet and the time for its first page only."""
+    monkeypatch.setattr(task_pages, "STEP", 4)
+    monkeypatch.setattr(task_pages, "LONG_STEP", 4)
+    await cell.register()
+    for name in ("a", "b", "c"):
+        for n in range(4):
+            await submit_typed(cell, f"{name}{n}", name)
+    query = TASKS.parse("state:queued reason:next_in_line -type:b")
+    commands = round_trips_of(cell.redis, monkeypatch)
+    found: list[str] = []
+    async with aclosing(await queries.open_task_walk(cell.redis, cell.keys, query)) as walk:
+        sizes = []
+        while True:
+            page = await walk.page(3)
+            found += page.ids
+            sizes.append(len(page.ids))
+            if page.next is None:
+                break
+    assert found == [f"{name}{n}" for name in "ac" for n in range(4)]
+    assert sizes == [3, 3, 2]
+    names = [name for trip in commands for name, _ in trip]
+    assert names.count("TIME") == 1
+    assert names.count("HSCAN") == 1
+    reads = [key for trip in commands for name, key in trip if name == "HMGET" and ":task:" in key]
+    assert len(reads) == len(set(reads)), "no task is read twice"
+
+
+async def test_a_page_of_a_walk_continues_elsewhere(cell: Cell) -> None:
+    """The cursor of a page starts another walk after it, although the first one has read further."""
+    for n in range(9):
+        await submit_typed(cell, f"t{n}", "ocr")
+    async with aclosing(await queries.open_task_walk(cell.redis, cell.keys, TASKS.parse("type:ocr"))) as walk:
+        page = await walk.page(4)
+    assert page.ids == ("t0", "t1", "t2", "t3")
+    assert [one.task_id for one in (await page_of(cell, "type:ocr", cursor=page.next)).tasks] == [
+        "t4", "t5", "t6", "t7", "t8",
+    ]  # fmt: skip
+
+
+async def test_short_queues_and_small_loads_are_read_together(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """⚠ A queue, or an agent, with a task each took several round trips each."""
+    for n in range(40):
+        await submit_typed(cell, f"t{n:02}", f"type{n:02}")
+        await cell.register(f"a{n:02}")
+        await cell.assign(f"h{n:02}", agent_id=f"a{n:02}")
+    for query, wanted in (("state:queued", "t"), ("state:assigned", "h")):
+        trips = round_trips_of(cell.redis, monkeypatch)
+        assert [one.task_id for one in (await page_of(cell, query)).tasks] == [f"{wanted}{n:02}" for n in range(40)]
+        assert len(trips) < 15, query
+
+
+async def test_a_search_keeps_a_bounded_number_of_pools(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of others the definition is read again, with the same effect."""
+    monkeypatch.setattr(task_search, "_KNOWN_POOLS", 2)
+    monkeypatch.setattr(task_pages, "STEP", 2)
+    monkeypatch.setattr(task_pages, "LONG_STEP", 2)
+    for n in range(9):
+        await submit_typed(cell, f"t{n}", f"type{n}")
+    async with aclosing(await queries.open_task_walk(cell.redis, cell.keys, TASKS.parse("-type:type3"))) as walk:
+        assert (await walk.page(100)).ids == tuple(f"t{n}" for n in range(9) if n != 3)
+        assert len(walk.types) <= 4
+    tasks = (await page_of(cell, "-type:type3")).tasks
+    assert [one.task_type for one in tasks] == [f"type{n}" for n in range(9) if n != 3]
+
+
+async def test_empty_places_count(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """⚠ A page looks at so many empty queues and idle agents and no more; its cursor goes on after them."""
+    monkeypatch.setattr(task_pages, "PLACES_STEP", 5)
+    monkeypatch.setattr(task_pages, "BUDGET", 10)
+    for n in range(40):
+        await cell.register(f"a{n:02}")
+    await cell.register("z1")
+    await cell.assign("h1", agent_id="z1")
+    await submit_typed(cell, "t1", "zzz")
+    await cell.redis.hset(cell.keys.of("pools"), mapping={f"p-{n:02}": b'{"task_type":"gone"}' for n in range(40)})
+    cell.broken = True
+    for query, wanted, section in (("state:assigned", "h1", "held"), ("state:queued", "t1", "queued")):
+        page = await page_of(cell, query)
+        assert page.tasks == ()
+        assert page.next is not None
+        assert page.next.startswith(f"{section}:")
+        assert await ids(cell, query) == [wanted]

@@ -62,7 +62,7 @@ async def test_a_failed_attempt_is_tried_again(client: Client, make_agent: MakeA
 
 
 async def test_a_task_fails_when_its_attempts_are_used_up(client: Client, make_agent: MakeAgent) -> None:
-    """The last error is the task's; the exception says at which attempt."""
+    """The last error is the task's, with where it was raised; the exception says at which attempt."""
     agent = make_agent("broken")
 
     @agent.task("broken")
@@ -71,8 +71,11 @@ async def test_a_task_fails_when_its_attempts_are_used_up(client: Client, make_a
 
     await agent.start()
     handle = await client.submit("broken", retry={"max_attempts": 2, "backoff": 0.01})
-    with pytest.raises(TaskFailed, match=r"at attempt 2: handler_failed: RuntimeError: always"):
+    with pytest.raises(TaskFailed, match=r"at attempt 2: handler_failed: RuntimeError: always") as failed:
         await handle.result(timeout=20)
+    where = failed.value.detail["traceback"]
+    assert where.startswith(f'  File "{__file__}", line ')
+    assert where.endswith(' in broken\n    raise RuntimeError("always")\n')
 
 
 async def test_a_failure_that_no_retry_mends_is_final(client: Client, make_agent: MakeAgent) -> None:

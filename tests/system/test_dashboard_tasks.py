@@ -238,7 +238,7 @@ def test_all_that_match_are_cancelled(cell: LiveCell, tasks: OpenTasks) -> None:
     cell.do(cell.client.cancel("bulk-3"))  # meanwhile, after the list was read
     dialog.get_by_label("Reason").fill("the customer left")
     dialog.get_by_role("button", name=re.compile("Cancel 1,(200|199) tasks")).click()
-    expect(dialog.get_by_role("status")).to_contain_text(re.compile("1,(199|200) tasks cancelled."))
+    expect(dialog.get_by_role("status")).to_contain_text(re.compile("1,(199|200) tasks cancelled or asked to stop."))
     changes = [body for body in bodies if not body.get("dry_run")]
     assert len(changes) == 3
     assert len({body["cursor"] for body in changes}) == 3
@@ -297,9 +297,9 @@ def test_an_operation_goes_on_after_a_failure(cell: LiveCell, tasks: OpenTasks) 
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("button", name="Cancel 700 tasks").click()
     expect(dialog.get_by_role("alert")).to_contain_text("The gateway does not answer")
-    expect(dialog.get_by_role("status")).to_contain_text("500 tasks cancelled.")
+    expect(dialog.get_by_role("status")).to_contain_text("500 tasks cancelled or asked to stop.")
     dialog.get_by_role("button", name="Continue").click()
-    expect(dialog.get_by_role("status")).to_contain_text("700 tasks cancelled.")
+    expect(dialog.get_by_role("status")).to_contain_text("700 tasks cancelled or asked to stop.")
     assert sent[3]["cursor"] == sent[2]["cursor"] is not None
     assert sent[3]["operation"] == sent[2]["operation"] is not None
     assert {state_of(cell, f"rest-{n}") for n in (0, 499, 500, 699)} == {"cancelled"}

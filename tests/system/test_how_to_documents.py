@@ -66,7 +66,8 @@ def test_the_commands_for_trouble(
     coord = command_runner(live, monkeypatch, capsys)
     for line in lines("troubleshoot.md", "test_the_commands_for_trouble"):
         code, out, err = coord(*shlex.split(line, comments=True)[1:])
-        assert code == 0, f"{line}\n{out}{err}"
+        # The server of these tests keeps nothing, and the doctor says so.
+        assert code == line.startswith("coord doctor"), f"{line}\n{out}{err}"
 
 
 def test_a_key_of_the_page_is_accepted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import http.client
 import json
 import socket
 import subprocess
@@ -18,12 +19,14 @@ from coord import Client
 from coord.cli.query import complete_term
 from coord.client import bulk as bulk_module
 from coord.embedded import EmbeddedServer
-from coord.errors import FactInvalid, ResultTimeout
+from coord.errors import FactInvalid, QueryInvalid, ResultTimeout, ServerUnavailable
+from coord.gateway import app as app_module
 from coord.models.operations import BulkResult
+from coord.models.query import Query
 from coord.models.statistics import BOUNDS_MS, Histogram, Latency
 from coord.models.tasks import TaskState
 from tests.living import CommandResult, Living, living, run_coord
-from tests.system.gateway_cell import Gateway, gateway_cell
+from tests.system.gateway_cell import Gateway, gateway_cell, gateway_of
 from tests.waiting import wait_until
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
@@ -130,16 +133,29 @@ def test_typed_operations_ask_before_they_change(lives: Living, coord: Coord) ->
     moved = coord("tasks", "prioritize", "urgent", "--query", "type:asked", "--yes")
     assert (moved.code, moved.out) == (0, "3 tasks of 3 moved\n")
     assert coord("tasks", "prioritize", "low", ids[0]).out == "1 task of 1 moved\n"
+    same = coord("tasks", "prioritize", "low", ids[0])
+    assert (same.code, same.out, "1 task has that priority already" in same.err) == (0, "", True)
+    some = coord("tasks", "prioritize", "low", ids[0], ids[1])
+    assert (some.code, some.out, "1 task has that priority already" in some.err) == (0, "1 task of 1 moved\n", True)
+    assert coord("tasks", "prioritize", "urgent", ids[1]).code == 0
     named = coord("tasks", "prioritize", "low", ids[0], "ghost")
-    assert (named.code, "2 tasks did not change" in named.err) == (1, True)
+    assert (named.code, "1 task did not change" in named.err) == (1, True)
     listed = json.loads(coord("tasks", "list", "type:asked", "--json").out)["items"]
     assert sorted(item["priority"] for item in listed) == ["low", "urgent", "urgent"]
     done = json.loads(coord("tasks", "cancel", "--query", "type:asked", "--yes", "--json").out)
     assert (done["matched"], done["done"], done["next"]) == (3, 3, None)
-    assert coord("tasks", "cancel", "--query", "type:asked", "--yes").out == "0 tasks of 0 cancelled\n"
+    assert coord("tasks", "cancel", "--query", "type:asked", "--yes").out == "0 tasks of 0 cancelled or asked to stop\n"
     for wrong in (["cancel"], ["cancel", "x", "--query", "y"], ["retry", "x", "--dry-run"], ["cancel", "-q", " "]):
         assert coord("tasks", *wrong).code == 2, wrong
-    assert "no id of an operation" in coord("tasks", "retry", "--query", "x", "--yes", "--operation", "soon").err
+
+
+def test_a_wrong_operation_is_refused_before_anything(lives: Living, coord: Coord) -> None:
+    """⚠ It was found only after the count and the confirmation."""
+    fail(lives, "unasked", 1)
+    for options in ([], ["--yes"], ["--dry-run"]):
+        refused = coord("tasks", "retry", "--query", "id:unasked-*", "--operation", "soon", *options)
+        assert (refused.code, "no id of an operation" in refused.err) == (2, True), options
+    assert in_states(lives, ["unasked-000"]) == ["failed"]
 
 
 @pytest.mark.guarantee("bulk-operations")
@@ -212,6 +228,106 @@ def test_an_operation_waits_for_a_distributor(lives: Living) -> None:
 
     found = lives.do(work())
     assert (found.matched, found.done, found.unanswered) == (2, 0, 2)
+
+
+class Failing:
+    """Lets the first request of an operation pass; the others fail, or are never answered."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, hangs: bool = False, passes: int = 1) -> None:
+        self.hangs = hangs
+        self.passes = passes
+        self._request = bulk_module.BulkOperation._request
+        monkeypatch.setattr(bulk_module.BulkOperation, "_request", self._method())
+
+    def _method(self) -> Any:
+        async def request(operation: bulk_module.BulkOperation, ids: tuple[str, ...], timeout: float) -> Any:
+            if self.passes:
+                self.passes -= 1
+                return await self._request(operation, ids, timeout)
+            if self.hangs:
+                await asyncio.sleep(3_600)
+            raise ServerUnavailable("Redis does not answer")
+
+        return request
+
+
+def test_an_error_in_the_middle_has_the_operation(lives: Living, monkeypatch: pytest.MonkeyPatch) -> None:
+    """⚠ The id was lost, so a repeated retry would have retried again what had failed again."""
+    ids = fail(lives, "broken", 5)
+    monkeypatch.setattr(bulk_module, "AT_ONCE", 2)
+
+    async def first() -> str:
+        with pytest.raises(ServerUnavailable, match="; 2 tasks were changed, and operation ") as found:
+            await lives.client.admin.bulk("retry", "id:broken-*")
+        return str(found.value).split("operation ")[1].split()[0]
+
+    async def rest(operation: str) -> BulkResult:
+        async def failed_again() -> bool:
+            return (await lives.client.admin.bulk("retry", "id:broken-*", dry_run=True)).matched == 5
+
+        await wait_until(failed_again, "what was retried has failed again", 60)
+        return await lives.client.admin.bulk("retry", "id:broken-*", operation=operation)
+
+    with monkeypatch.context() as patched:
+        Failing(patched)
+        operation = lives.do(first())
+    with monkeypatch.context() as patched:
+        Failing(patched, passes=0)
+        with pytest.raises(ServerUnavailable, match="0 tasks were changed, and operation"):
+            lives.do(lives.client.admin.bulk("retry", "id:broken-*"))
+    found = lives.do(rest(operation))
+    assert (found.operation, found.done, found.skipped) == (operation, 3, {"failed_later": 2})
+    assert len(ids) == found.matched
+
+
+@pytest.mark.parametrize("query", ["", " ", "\t", Query()], ids=repr)
+def test_a_query_without_terms_is_no_operation(lives: Living, query: Any) -> None:
+    """⚠ It matched every task of the cell."""
+    waits = submit(lives, "kept", 1)
+    with pytest.raises(QueryInvalid, match="the query is empty; write id:\\* if you mean all tasks"):
+        lives.do(lives.client.admin.bulk("cancel", query))
+    assert in_states(lives, waits) == ["queued"]
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_limit_below_one_changes_nothing(lives: Living, limit: Any, *, dry_run: bool) -> None:
+    """⚠ One task was changed."""
+    waits = submit(lives, "unlimited", 1)
+    with pytest.raises(FactInvalid, match="limit: expected a whole number of at least 1"):
+        lives.do(lives.client.admin.bulk("cancel", "type:unlimited", dry_run=dry_run, limit=limit))
+    with pytest.raises(FactInvalid, match="limit: expected a whole number of at least 1"):
+        lives.do(lives.client.list_tasks("type:unlimited", limit=limit))
+    assert in_states(lives, waits) == ["queued"]
+
+
+def test_the_audit_marks_where_a_query_is_cut(lives: Living) -> None:
+    """⚠ It ended in the middle of an id, as if that were the query."""
+    submit(lives, "cut", 1)
+    query = f"type:cut -id:{','.join(f'other-{n:03}' for n in range(100))}"
+
+    async def work() -> str | None:
+        await lives.client.admin.bulk("cancel", query)
+        return (await lives.client.admin.audit(limit=1)).entries[0].query
+
+    assert lives.do(work()) == f"{query[:511]}…"
+
+
+def test_a_running_task_is_asked_to_stop(lives: Living, coord: Coord) -> None:
+    """⚠ The command said that it was cancelled; a repeated one skips it."""
+
+    async def start() -> None:
+        handle = await lives.client.submit("echo", {"hangs": True}, task_id="stops-1")
+        await handle.accepted(60)
+
+        async def runs() -> bool:
+            return (await handle.record()).state == TaskState.RUNNING
+
+        await wait_until(runs, "it runs", 60)
+
+    lives.do(start())
+    found = coord("tasks", "cancel", "--query", "id:stops-1", "--yes")
+    assert found.out == "1 task of 1 cancelled or asked to stop\n"
 
 
 @pytest.mark.parametrize(
@@ -374,6 +490,43 @@ def test_many_tasks_over_http_in_parts(gateway: Gateway) -> None:
     assert first["entries"][0]["id"] > second["entries"][0]["id"]
 
 
+@pytest.mark.parametrize("hangs", [False, True])
+def test_an_operation_over_http_breaks_off(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, *, hangs: bool) -> None:
+    """⚠ The error said that it is safe to repeat the request, and the id of the operation was lost."""
+    name = f"hangs{hangs}".lower()
+    submit_over_http(gateway, name, 5)
+    monkeypatch.setattr(bulk_module, "AT_ONCE", 2)
+    body = {"action": "cancel", "q": f"type:{name}"}
+    with gateway_of(gateway.cell, gateway_wait_s=0.5, gateway_redis_s=1) as hasty, monkeypatch.context() as patched:
+        Failing(patched, hangs=hangs)
+        broken = hasty.call("POST", "/tasks/bulk", body)
+        answer = broken.body
+        assert (broken.status, answer["status"], answer["matched"], answer["done"]) == (202, "accepted", 2, 2)
+        assert "did not answer" in answer["message"] or "does not answer" in answer["message"]
+        assert answer["next"]
+        nothing = hasty.call("POST", "/tasks/bulk", body)
+        assert (nothing.status, nothing.body["code"]) == (503, "server_unavailable")
+        assert "safe to repeat the request with operation '" in nothing.body["message"]
+    more = {"cursor": answer["next"], "operation": answer["operation"]}
+    rest = gateway.success("POST", "/tasks/bulk", body | more)
+    assert (rest["done"], rest["skipped"], rest["operation"]) == (3, {}, answer["operation"])
+
+
+def test_clearing_a_queue_breaks_off(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """⚠ 202 with the number of cancelled tasks, which an error did not have; repeated, it cancels the others."""
+    submit_over_http(gateway, "breaks", 5)
+    waiting = gateway.success("GET", "/tasks/queues")["queue_sizes"]["normal"]
+    monkeypatch.setattr(bulk_module, "AT_ONCE", 2)
+    with monkeypatch.context() as patched:
+        Failing(patched)
+        broken = gateway.call("POST", "/tasks/queues/normal/clear")
+        assert (broken.status, broken.body["cleared_count"]) == (202, 2)
+        nothing = gateway.call("POST", "/tasks/queues/normal/clear")
+        assert (nothing.status, nothing.body["code"]) == (503, "server_unavailable")
+        assert nothing.body["message"].startswith("Redis does not answer; some tasks may be cancelled; it is safe to")
+    assert gateway.success("POST", "/tasks/queues/normal/clear")["cleared_count"] == waiting - 2
+
+
 def test_a_queue_is_cleared_in_few_requests(gateway: Gateway) -> None:
     """As an operation on many tasks: the audit has one entry for every 200."""
     submit_over_http(gateway, "cleared", 3)
@@ -397,6 +550,31 @@ def test_outcomes_over_http_are_lines(gateway: Gateway) -> None:
     assert (answer.status, answer.headers["content-type"]) == (200, "application/x-ndjson")
     (line,) = [json.loads(one) for one in answer.body.splitlines()]
     assert (line["task_id"], line["state"], line["result"]["n"]) == ("line-1", "completed", 1)
+
+
+def test_outcomes_that_break_off_are_no_defect(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """⚠ An outage of Redis in the middle of the lines was logged as a defect of the gateway, with a traceback."""
+    logged: list[tuple[str, str]] = []
+
+    class Log:
+        def warning(self, event: str, **fields: Any) -> None:
+            logged.append((event, fields["error"]))
+
+    async def results(*_: Any) -> Any:
+        nothing: tuple[Any, ...] = ()
+        for one in nothing:
+            yield one
+        raise ServerUnavailable("Redis does not answer")
+
+    monkeypatch.setattr(app_module, "log", Log())
+    monkeypatch.setattr(Client, "results", results)
+    with pytest.raises(http.client.IncompleteRead):
+        gateway.call("GET", "/tasks/results")
+    gateway.close()
+    assert logged == [("gateway.stream_broken", "Redis does not answer")]
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 def test_completion_data_has_the_types_of_the_cell(gateway: Gateway) -> None:

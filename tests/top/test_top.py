@@ -266,4 +266,4 @@ def test_what_it_needs(coord: Callable[..., CommandResult], monkeypatch: pytest.
     monkeypatch.setattr("coord.cli.top.find_spec", lambda _: None)
     missing = coord("top")
     assert (missing.code, missing.out) == (2, "")
-    assert missing.err == "coord: coord top needs the package textual; install it: pip install 'coord[top]'\n"
+    assert missing.err == "coord: coord top needs the package textual; install it: pip install textual\n"

@@ -226,7 +226,10 @@ def test_a_second_one_is_not_started_unannounced(coord: Coord, tmp_path: Path) -
     before = path.read_text()
     result = coord("up", "--data", str(tmp_path / "other"))
     assert result.code == 2
-    assert f"another coord up (pid {pid}, Redis at redis://127.0.0.1:1/0) uses the endpoint file {path}" in result.err
+    assert (
+        f"another coord up, or scripts/run (pid {pid}, Redis at redis://127.0.0.1:1/0), uses the endpoint file {path}"
+        in result.err
+    )
     assert "COORD_ENDPOINT_FILE=/path/to/file coord up" in result.err
     assert path.read_text() == before
     assert f"(pid {pid}) uses {tmp_path / 'data'}" in coord("up", "--data", str(tmp_path / "data")).err

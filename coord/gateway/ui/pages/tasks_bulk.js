@@ -19,7 +19,7 @@ const CHANGED = 500;
 export const ACTIONS = {
   cancel: {
     label: "Cancel",
-    done: "cancelled",
+    done: "cancelled or asked to stop",
     none: "All tasks that match have ended.",
     text: "Tasks that wait are cancelled. Agents that run one are asked to stop.",
     isDangerous: true,
