@@ -40,7 +40,7 @@ from msgspec import Struct
 
 from coord.config import ALIASES, Settings, expand_home, load, variable_of
 from coord.errors import ConfigError
-from coord.suggestions import suggest
+from coord.suggestions import closest, suggest
 
 #: The name of the cell that a running ``coord up`` announces.
 LOCAL = "local"
@@ -50,6 +50,18 @@ COMMAND_S = 60.0
 PASSWORDS = ("password", "password_env", "password_file", "password_command")
 #: Keys of TLS files -> the option of a Redis URL.
 TLS_FILES = {"tls_ca": "ssl_ca_certs", "tls_cert": "ssl_certfile", "tls_key": "ssl_keyfile"}
+#: Other names of a key of a cell, for suggestions: those of a setting, of a Redis URL and of Redis clients.
+SYNONYMS = {
+    "redis_url": "url",
+    "uri": "url",
+    "address": "url",
+    "host": "url",
+    "port": "url",
+    "prefix": "namespace",
+    "username": "user",
+    "passwd": "password",
+    **{option: key for key, option in TLS_FILES.items()},
+}
 #: Names of cells.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 #: Variables that name a server.
@@ -92,6 +104,7 @@ class CellsFile(Struct, frozen=True):
     default: str | None
     cells: dict[str, CellTable]
     warnings: tuple[str, ...] = ()  #: sentences about files that others can read
+    url_lines: dict[str, int | None] = {}  #: cell -> line of its url; None: not found
 
 
 class Choice(NamedTuple):
@@ -227,6 +240,35 @@ def _with_cell(environ: dict[str, str], file: CellsFile, choice: Choice) -> dict
     return environ
 
 
+def absence_advice(settings: Settings, url: str) -> str:
+    """Return what to do if no server answers at the URL that a process uses: the place of the URL if a cell has it.
+
+    Args:
+        settings: of the process.
+        url: with or without credentials.
+    """
+    from coord.connection import START_ADVICE  # imports the Redis client
+
+    if settings.cell is None:
+        return START_ADVICE
+    try:
+        file = read_cells()
+    except ConfigError:  # it has changed since it was read
+        return START_ADVICE
+    table = file.cells.get(settings.cell)
+    if table is None or _server_of(table.url) != _server_of(url):
+        return START_ADVICE
+    line = file.url_lines[settings.cell]
+    place = f"{file.path}{f':{line}' if line else ''}"
+    return f"It is the url of cell {settings.cell!r} in {place}: start that server, or change the url"
+
+
+def _server_of(url: str) -> tuple[str, str, str]:
+    """Return a URL without credentials and options."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.rpartition("@")[2], parts.path
+
+
 def address(file: CellsFile, name: str) -> str:
     """Return the URL of a cell with its credentials and TLS files; may run the ``password_command``.
 
@@ -297,6 +339,15 @@ def _path(file: Path, given: str) -> Path:
     return file.parent / Path(given).expanduser()
 
 
+def named(file: CellsFile, name: str) -> Choice:
+    """Return the cell of a name that is an argument.
+
+    Raises:
+        ConfigError: there is no cell with the name.
+    """
+    return _known(file, Choice(name, "argument"), f"cell {name!r}")
+
+
 def _known(file: CellsFile, choice: Choice, given: str) -> Choice:
     if choice.name == LOCAL or choice.name in file.cells:
         return choice
@@ -333,7 +384,14 @@ class _Reader:
         if default is not None and default not in (*cells, LOCAL):
             step = suggest(str(default), [*cells, LOCAL])
             raise self._wrong(None, "default", f"default = {_typed(default)}: there is no such cell; {step}")
-        return CellsFile(self._path, exists=True, default=default, cells=cells, warnings=tuple(self._warnings(cells)))
+        return CellsFile(
+            self._path,
+            exists=True,
+            default=default,
+            cells=cells,
+            warnings=tuple(self._warnings(cells)),
+            url_lines={name: self._line(name, "url") for name in cells},
+        )
 
     def _table(self, name: str, raw: object) -> CellTable:
         if name == LOCAL:
@@ -345,7 +403,9 @@ class _Reader:
         known = CellTable.__struct_fields__
         for key in raw:
             if key not in known:
-                raise self._wrong(name, key, f"{key!r} is not a key of a cell; {suggest(key, known, cutoff=0.5)}")
+                near = closest(key, [*known, *SYNONYMS], cutoff=0.5)
+                step = f"did you mean {SYNONYMS.get(near, near)!r}?" if near else f"known are {', '.join(known)}"
+                raise self._wrong(name, key, f"{key!r} is not a key of a cell; {step}")
         if "url" not in raw:
             raise self._wrong(name, None, 'url is missing, such as url = "redis://10.0.0.5:6379/0"')
         for key, value in raw.items():
@@ -471,7 +531,7 @@ def set_default(file: CellsFile, name: str | None) -> None:
     from coord.endpoint import write_private
 
     if name is not None:
-        _known(file, Choice(name, "default"), f"cell {name!r}")
+        named(file, name)
     lines = file.path.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists else []
     end = next((number for number, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines))
     kept = [line for line in lines[:end] if not re.match(r"""\s*["']?default["']?\s*=""", line)]

@@ -54,7 +54,10 @@ def agent(
         typer.Option(metavar="NAME", help="Accept only tasks of this type; repeatable.", show_default="any"),
     ] = None,
     id: Annotated[  # noqa: A002 -- the option's name
-        str | None, typer.Option(metavar="ID", help="Id of the agent.", show_default="from program, host and process")
+        str | None,
+        typer.Option(
+            metavar="ID", help="Id of the agent.", show_default="from capability or program, host and process"
+        ),
     ] = None,
     type: Annotated[AgentType, typer.Option(help="Type of the agent.")] = AgentType.WORKER,  # noqa: A002 -- same
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Tag of the agent; repeatable.")] = None,
@@ -155,7 +158,7 @@ def agent(
         output=programs.Output(output),
     )
     created = programs.program_agent(
-        id or default_id(command),
+        id or default_id(command, capability or ()),
         command,
         settings,
         options,
@@ -177,10 +180,12 @@ def agent(
         raise
 
 
-def default_id(command: Sequence[str]) -> str:
-    """Return an id that no other process has: names of program and host, process id, and four random digits.
+def default_id(command: Sequence[str], capabilities: Sequence[str]) -> str:
+    """Return an id that no other process has: names of capability and host, process id, and four random digits.
 
-    The process id alone is not enough: in containers it is often the same, and the names of hosts may be too.
+    The first capability says what the agent does; without one it is the program, which is often a shell. The process id
+    alone is not enough: in containers it is often the same, and the names of hosts may be too.
     """
-    program, host = (_INVALID_IN_ID.sub("-", name)[:48] for name in (PurePath(command[0]).name, socket.gethostname()))
-    return f"{program}-{host}-{os.getpid()}-{secrets.token_hex(2)}"
+    what = capabilities[0] if capabilities else PurePath(command[0]).name
+    name, host = (_INVALID_IN_ID.sub("-", text).strip("-")[:48] or "agent" for text in (what, socket.gethostname()))
+    return f"{name}-{host}-{os.getpid()}-{secrets.token_hex(2)}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl
-from coord.cli.output import hint_next_page, moment, write_items, write_json_line, write_line, write_table
+from coord.cli.output import hint, hint_next_page, moment, write_items, write_json_line, write_line, write_table
 from coord.cli.session import ask
 from coord.errors import ConfigError
 from coord.models.audit import AuditEntry
@@ -61,6 +61,10 @@ def audit(
     entries, next_ = ask(lambda client: _read(client, matches, limit, cursor), redis_url=redis_url, namespace=namespace)
     if json:
         write_items(entries, next=next_)
+        return
+    if not entries:
+        is_whole = action is None and by is None and cursor is None
+        hint("no operator action has been recorded" if is_whole else "no recorded operator action matches the options")
         return
     write_table(
         ("time", "by", "action", "outcome", "what"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from msgspec import Struct
 
-from coord.cells import LOCAL, CellsFile, CellTable, Choice, choose, names_server, read_cells, set_default
+from coord.cells import LOCAL, CellsFile, CellTable, Choice, choose, named, names_server, read_cells, set_default
 from coord.cli.commands import AsJson, cell_option, complete_cell, group, register
 from coord.cli.output import hint, write_fields, write_items, write_json, write_line, write_table
 from coord.errors import ConfigError
@@ -83,8 +83,8 @@ def show(
     if name is None and choice is None:
         write_line(_reason(file, None))
         raise typer.Exit(1)
-    found = choose(file, name, {}, uses_default=False) if name is not None else choice
-    assert found is not None  # noqa: S101 -- ``choose`` raises for a name that is unknown
+    found = named(file, name) if name is not None else choice
+    assert found is not None  # noqa: S101 -- without a name and a choice the command has ended
     row = _row(found.name, file.cells.get(found.name), choice)
     if json:
         write_json(row)

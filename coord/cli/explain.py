@@ -1,8 +1,10 @@
-"""``coord tasks explain``: why a task waits, or why it went to its agent."""
+"""``coord tasks explain``: why a task waits, or why it went to its agent. ``--wait`` of other commands shows it too."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -12,11 +14,16 @@ from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
 from coord.cli.output import duration, hint, moment, write_candidates, write_fields, write_json, write_line, write_table
 from coord.cli.session import ask
-from coord.models.explanations import REJECTED, Candidate
+from coord.errors import ServerUnfit, TaskNotFound, Unavailable
+from coord.models.explanations import REJECTED, Candidate, WaitingReason
 
 if TYPE_CHECKING:
     from coord import Client
     from coord.models.explanations import Explanation, PlacedExplanation, StartEstimate, WaitingExplanation
+
+#: Seconds until a command that waits for a task says why the task waits: the first time, and the longest between two
+#: reads, each of which is twice as long as the one before. A read examines the whole fleet.
+REASON_AFTER_S, REASON_AT_MOST_S = 2.0, 30.0
 
 
 def explain(
@@ -48,6 +55,42 @@ def explain(
         _write(found, now)
     if found.is_waiting:
         raise typer.Exit(ExitCode.WAITS)
+
+
+@asynccontextmanager
+async def reasons_shown(client: Client, task_id: str) -> AsyncIterator[None]:
+    """Write to standard error why a task waits, and each new reason, while a ``with`` block waits for its outcome."""
+    from coord.background import cancel_and_wait
+
+    showing = asyncio.create_task(_show_reasons(client, task_id))
+    try:
+        yield
+    finally:
+        await cancel_and_wait(showing)
+
+
+async def _show_reasons(client: Client, task_id: str) -> None:
+    shown, pause = "", REASON_AFTER_S
+    while True:
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, REASON_AT_MOST_S)
+        try:
+            found = await client.explain(task_id)
+        except ServerUnfit:
+            return  # a user who may submit and not read
+        except TaskNotFound:
+            reason, line = "not accepted", "no distributor has accepted the task yet; `coord ps` shows the workers"
+        except Unavailable:
+            continue
+        else:
+            waiting = found.waiting
+            if waiting is None or (waiting.reason is WaitingReason.NEXT_IN_LINE and not waiting.obstacles):
+                continue
+            reason = waiting.reason
+            line = "; ".join((waiting.text, *waiting.obstacles, f"`coord tasks explain {task_id}` shows more"))
+        if reason != shown:
+            shown = reason
+            hint(f"waiting: {line}")
 
 
 def _write(found: Explanation, now: int) -> None:

@@ -12,6 +12,7 @@ from coord.cli import parse
 from coord.cli.agents import warn_of_unknown
 from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
+from coord.cli.explain import reasons_shown
 from coord.cli.output import hint, interruptible, write_json, write_line
 from coord.cli.parse import Duration, StrategyName
 from coord.cli.session import ask
@@ -76,7 +77,9 @@ def submit(
     wait_timeout: Annotated[
         float | None,
         typer.Option(
-            click_type=Duration(), metavar="TIME", help="With --wait: maximum time to wait; the task is not cancelled."
+            click_type=Duration(),
+            metavar="TIME",
+            help="With --wait: maximum time to wait; the task is not cancelled. --timeout does not limit the wait.",
         ),
     ] = None,
     task_id: Annotated[
@@ -122,7 +125,11 @@ def submit(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(click_type=Duration(above=True), metavar="TIME", help="Timeout of one attempt: 30s, 5m."),
+        typer.Option(
+            click_type=Duration(above=True),
+            metavar="TIME",
+            help="Timeout of one attempt: 30s, 5m. It does not limit --wait; --wait-timeout does.",
+        ),
     ] = None,
     delay: Annotated[
         float | None,
@@ -220,7 +227,7 @@ async def _submit_one(
         raise type(error)(option_error(str(error))) from None
     if wait:
         with interruptible(_continuation(handle.task_id)):
-            return await outcome_of(handle, wait_timeout, json=json)
+            return await outcome_of(client, handle, wait_timeout, json=json)
     is_late = False
     try:
         with interruptible(_continuation(handle.task_id)):
@@ -235,10 +242,11 @@ async def _submit_one(
     return ExitCode.OPEN if is_late else ExitCode.OK
 
 
-async def outcome_of(handle: TaskHandle, wait_timeout: float | None, *, json: bool) -> ExitCode:
-    """Print the result, or with ``json`` the record of the task, whatever its outcome."""
+async def outcome_of(client: Client, handle: TaskHandle, wait_timeout: float | None, *, json: bool) -> ExitCode:
+    """Print the result, or with ``json`` the record of the task, whatever its outcome; a hint says why it waits."""
     try:
-        result = await handle.result(wait_timeout)
+        async with reasons_shown(client, handle.task_id):
+            result = await handle.result(wait_timeout)
     except ResultTimeout as error:
         raise ResultTimeout(f"{error}: `coord tasks watch {handle.task_id}` follows it") from None
     except CoordError:

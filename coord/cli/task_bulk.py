@@ -139,10 +139,18 @@ async def _count_unchanged(client: Client, task_ids: Collection[str], priority: 
 
 
 def _is_confirmed(action: BulkAction, counted: BulkResult) -> bool:
-    question = f"{action} {_tasks(counted.matched)} that match `{counted.query}`?"
+    change = f"{action} {_matching(counted)}"
     if not sys.stdin.isatty():
-        raise ConfigError(f"{question} Confirm it with --yes; --dry-run only counts")
-    return typer.confirm(question, err=True)
+        raise ConfigError(
+            f"cannot ask whether to {change}: standard input is not a terminal; "
+            "--yes confirms it, --dry-run only counts"
+        )
+    return typer.confirm(f"{change}?", err=True)
+
+
+def _matching(counted: BulkResult) -> str:
+    verb = "matches" if counted.matched == 1 else "match"
+    return f"{_tasks(counted.matched)} that {verb} `{counted.query}`"
 
 
 def _sentence(result: BulkResult) -> str:

@@ -158,7 +158,7 @@ def result(
                 f"task '{task_id}' is {record.state} and has no result yet; "
                 f"`coord tasks result {task_id} --wait` waits for it"
             )
-        return await outcome_of(client.handle(task_id), wait_timeout, json=json)
+        return await outcome_of(client, client.handle(task_id), wait_timeout, json=json)
 
     if code := ask(work, redis_url=redis_url, namespace=namespace):
         raise typer.Exit(code)
@@ -207,6 +207,10 @@ def list_(
     page, total, now = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
         write_items(page.tasks, next=page.next, total=total)
+        return
+    if not page.tasks and page.next is None:
+        what = f"task matches `{wanted}`" if wanted.terms else "task exists"
+        hint(f"no {'more ' if cursor is not None else ''}{what}")
         return
     write_table(
         ("task", "type", "state", "priority", "agent", "attempt", "age", "duration", "error"),

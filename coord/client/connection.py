@@ -10,6 +10,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from coord.arguments import as_seconds, check_connection_options
+from coord.cells import absence_advice
 from coord.client.answers import Answer, Appended
 from coord.client.events import LogReader
 from coord.client.outbox import Outbox
@@ -105,7 +106,10 @@ class ClientConnection:
         redis = connect(url, settings)
         try:
             final = self.refused_is_final
-            await wait_for_server(redis, url, limit_s=self._reach_s, logs=not final, refused_is_final=final)
+            advice = absence_advice(settings, url)
+            await wait_for_server(
+                redis, url, limit_s=self._reach_s, logs=not final, refused_is_final=final, advice=advice
+            )
         except BaseException:
             await redis.aclose()
             raise

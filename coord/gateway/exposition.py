@@ -143,7 +143,10 @@ def _fleet(s: CellStatistics) -> Iterator[Metric]:
     yield _gauge("coord_agents", "Agents, by status.", ("status",), [((status,), n) for status, n in s.agents.items()])
     yield _gauge("coord_agents_placeable", "Agents that may get work now.", (), [((), s.active_agents)])
     yield _gauge(
-        "coord_workers", "Workers that are present.", ("kind",), [((kind,), n) for kind, n in s.workers.items()]
+        "coord_workers",
+        "Workers and gateways that are present.",
+        ("kind",),
+        [((kind,), n) for kind, n in s.workers.items()],
     )
     yield _gauge("coord_strategy_info", "The strategy of the cell.", ("strategy",), [((s.strategy,), 1)])
 

@@ -19,7 +19,7 @@ class StatsFound(Struct, frozen=True, kw_only=True):
     queue_sizes: dict[str, int]  #: priority -> tasks that wait for an agent
     latency: dict[str, Latency]  #: wait, distribution, run
     agents: dict[str, int]  #: total; active: that may get work
-    workers: dict[str, int]  #: kind -> workers that are present
+    workers: dict[str, int]  #: kind -> workers that are present, and gateways; push and gateway only if there are some
     strategy: str
     timestamp: str
 

@@ -78,7 +78,7 @@ class AuditEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     by: str  #: who asked for it: ``user@host``, or a credential and an address; else the id of a client
     action: str  #: tasks.cancel, agents.drain …
     #: The first word of the script that handled the request: ok, cancelled, stopping, not_dead …; of a refused request
-    #: its error code. A part of an operation on many tasks is always ok: ``done`` and ``skipped`` say what became of it.
+    #: its error code. A part of an operation on many tasks is always ok: ``done`` and ``skipped`` say the rest.
     outcome: str
     target: str = ""  #: what was changed: ids and values, with spaces between
     reason: str = ""  #: why, as the operator gave it

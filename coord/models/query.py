@@ -5,6 +5,8 @@
     values  value,value,… (any of them)
     value   text   prefix*   * (any)   "text with spaces"   >1h  >=2  <5 (durations and numbers)
 
+Outside quotes, a word such as ``state=failed`` and the words AND, OR and NOT are refused: they are meant as terms.
+
 ``Grammar.parse`` returns a ``Query``. ``str(query)`` writes it in the shortest form, and that parses to the same query.
 ``Query.matches`` decides about one item. A grammar is a table of ``Field``; the table is also the completion data.
 """
@@ -42,6 +44,14 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 #: A value that needs no quotes.
 _PLAIN = re.compile(r'[^\s",*<>=-][^\s",]*')
 _FIELD = re.compile(r"(-?)([A-Za-z_]+):")
+#: A word that looks like a comparison of a field: ``state=failed``, ``age>1h``.
+_COMPARISON = re.compile(r"([A-Za-z_]+)([=<>]+)(.*)")
+#: Operators of other languages -> how this one writes them.
+_FOREIGN = {
+    "AND": "terms with spaces between all have to hold",
+    "OR": "write several values with commas, such as state:failed,expired",
+    "NOT": "write - before a term, such as -state:failed",
+}
 _NUMBER = re.compile(r"[0-9]{1,15}")
 #: A number without a unit: a duration in a query needs one, because a year or a date would be taken for seconds.
 _NO_UNIT = re.compile(r"-?[0-9]*\.?[0-9]*")
@@ -86,8 +96,8 @@ class Term(Struct, frozen=True):
 
     def __str__(self) -> str:
         texts = [str(value) for value in self.values]
-        if not self.field:  # a word that looks like a field needs quotes
-            texts = [_quoted(value.text) if _FIELD.match(value.text) else str(value) for value in self.values]
+        if not self.field:
+            texts = [_quoted(value.text) if _is_mistakable(value.text) else str(value) for value in self.values]
         name = f"{self.field}:" if self.field else ""
         return f"{'-' if self.is_negated else ''}{name}{','.join(texts)}"
 
@@ -219,7 +229,10 @@ class Grammar(Generic[T]):
         found = _FIELD.match(text, at)
         if found is None:
             is_negated = text[at] == "-"
-            value, end = self._value(text, at + is_negated, None)
+            at += is_negated
+            value, end = self._value(text, at, None)
+            if text[at] != '"':
+                self._check_word(value.text, at)
             if end < len(text) and not text[end].isspace():
                 raise _problem(end, f"unexpected {text[end]!r}; write a space between two terms")
             return Term("", (value,), is_negated), end
@@ -274,6 +287,28 @@ class Grammar(Generic[T]):
             return _CHECKS[field.kind](value, field)
         except ValueError as error:
             raise _problem(at, str(error)) from None
+
+    def _check_word(self, word: str, at: int) -> None:
+        """Refuse a word that is meant as something else than the text to search for."""
+        if word in _FOREIGN:
+            raise _problem(at, f'{word} is not an operator; {_FOREIGN[word]}; "{word}" searches for the text')
+        if (found := _COMPARISON.fullmatch(word)) is not None:
+            meant = self._meant(*found.groups())
+            step = f"did you mean {meant}?" if meant else f"the fields of a {self.item} are {', '.join(self.fields)}"
+            raise _problem(at, f"{word} is not a term, which is written field:value; {step}")
+
+    def _meant(self, name: str, operator: str, value: str) -> str | None:
+        """Return the term that a comparison stands for; None if there is no such field."""
+        near = closest(name.lower(), self.fields)
+        if near is None:
+            return None
+        field = self.fields[near]
+        value = closest(value, field.values) or value
+        operator = operator if operator in _operators(field.kind) else ""
+        try:
+            return str(self.parse(f"{near}:{operator}{value}"))
+        except QueryInvalid:
+            return field.example
 
     def _unknown_field(self, name: str, rest: str) -> str:
         near = closest(name.lower(), self.fields)
@@ -387,6 +422,11 @@ def _moment(text: str) -> float | None:
         return max(found.timestamp(), 0.001)
     except (ValueError, OverflowError):
         return None
+
+
+def _is_mistakable(text: str) -> bool:
+    """Return True if a word without a field needs quotes: it looks like another term."""
+    return any(form.match(text) for form in (_FIELD, _COMPARISON)) or text in _FOREIGN
 
 
 def _meant_moment(text: str) -> str:

@@ -99,7 +99,8 @@ class CellStatistics(Struct, frozen=True, kw_only=True):
     total_agents: int  #: agents that have a record
     active_agents: int  #: agents that may get work now
     agents: Mapping[AgentStatus, int]  #: agents by status
-    workers: Mapping[str, int]  #: kind -> workers that are present
+    #: kind -> workers that are present, and gateways; ``push`` and ``gateway`` only if there are some.
+    workers: Mapping[str, int]
     streams: tuple[StreamStatistics, ...]
     waiting: WaitingCounts | None  #: waiting tasks by reason; None: no distributor has counted them lately
     pools: int  #: pools in which tasks wait

@@ -15,6 +15,7 @@ from coord.models.cell import Memory
 from coord.models.ids import entry_ms
 from coord.models.statistics import BOUNDS_MS, EMPTY_HISTOGRAM, CellStatistics, Histogram, StreamStatistics
 from coord.models.tasks import Priority
+from coord.queries.cell import PRESENT
 from coord.queries.queues import waiting_counts_of
 from coord.queries.reads import SET_STEP, chunks, decode_fields, parse_time, read_members
 from coord.queries.settings import PRESENCE_PREFIX
@@ -48,7 +49,7 @@ async def get_statistics(redis: Redis, keys: Keys, settings: Settings, presence_
     histograms = _histograms(decode_fields(_needed(raw["histograms"])))
     types = sorted(decode_fields(_needed(raw["task_types"])).items(), key=lambda row: (-int(row[1]), row[0]))
     since = now - presence_ttl_ms
-    present = {kind: [name for name, at in _needed(raw["workers", kind]) if float(at) > since] for kind in CONSUMES}
+    present = {kind: [name for name, at in _needed(raw["workers", kind]) if float(at) > since] for kind in PRESENT}
     live = decode_fields(_needed(raw["settings"]))
     return CellStatistics(
         now=now,
@@ -65,7 +66,7 @@ async def get_statistics(redis: Redis, keys: Keys, settings: Settings, presence_
         total_agents=int(_needed(raw["agents"])),
         active_agents=int(_needed(raw["active"])),
         agents={status: int(_needed(raw["agents", status])) for status in AgentStatus},
-        workers={kind: len(names) for kind, names in present.items()},
+        workers={kind: len(names) for kind, names in present.items() if names or kind in CONSUMES},
         streams=tuple(_stream(raw, kind, stream, now) for kind, streams in CONSUMES.items() for stream in streams),
         waiting=waiting_counts_of(_needed(raw["waiting"]), now),
         pools=int(_needed(raw["pools"])),
@@ -91,8 +92,9 @@ def _commands(keys: Keys) -> dict[Any, tuple[Any, ...]]:
         commands["agents", status] = ("SCARD", keys.facet("status", status))
     for kind, name in _DEAD.items():
         commands["dead", kind] = ("XLEN" if kind == "entry" else "ZCARD", keys.of(name))
-    for kind, streams in CONSUMES.items():
+    for kind in PRESENT:
         commands["workers", kind] = ("ZRANGE", keys.of(f"workers:{kind}"), 0, -1, "WITHSCORES")
+    for kind, streams in CONSUMES.items():
         for stream in streams:
             commands["length", stream] = ("XLEN", keys.of(stream))
             commands["pending", stream] = ("XPENDING", keys.of(stream), kind)

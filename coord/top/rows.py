@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from rich.columns import Columns
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -140,11 +142,9 @@ def _numbers(parts: Iterable[tuple[str, str, str]]) -> Text:
     return line
 
 
-def queues(feed: Feed) -> Table:
-    """Return the tables of waiting tasks: by priority and by reason, side by side."""
-    outer = Table.grid(padding=(0, 2))
-    outer.add_row(_priorities(feed.backlog), _reasons(feed))
-    return outer
+def queues(feed: Feed) -> Group:
+    """Return the numbers of waiting tasks: a table by priority, and below it the reasons, as many as fit in a line."""
+    return Group(_priorities(feed.backlog), "", _reasons(feed))
 
 
 def _priorities(backlog: Backlog | None) -> Table:
@@ -158,17 +158,14 @@ def _priorities(backlog: Backlog | None) -> Table:
     return table
 
 
-def _reasons(feed: Feed) -> Table:
+def _reasons(feed: Feed) -> Columns:
     counts = feed.statistics.waiting if feed.statistics is not None else None
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("waiting for")
-    table.add_column("tasks", justify="right")
-    for reason, number in (counts.reasons if counts is not None else {}).items():
-        if number:
-            table.add_row(Text(reason.value, "red" if reason.is_parked else "yellow"), f"{number:,}")
-    if not table.row_count:
-        table.add_row(Text("nothing", "dim"), "")
-    return table
+    shown = [
+        Text(f"{reason.value} ", "red" if reason.is_parked else "yellow", no_wrap=True).append(f"{number:,}", "bold")
+        for reason, number in (counts.reasons if counts is not None else {}).items()
+        if number
+    ]
+    return Columns([Text("waiting for", "bold"), *(shown or [Text("nothing", "dim")])], padding=(0, 2))
 
 
 def findings(found: Iterable[Finding]) -> Text:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coord import queries
+from coord import Client, queries
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.models.explanations import Explanation, WaitingCounts, WaitingReason
@@ -107,6 +107,33 @@ def test_time_to_wait_is_over(coord: Coord, live: LiveCell) -> None:
     wait_for_state(live, "late", TaskState.COMPLETED)
 
 
+def test_waiting_says_why_the_task_waits(coord: Coord, live: LiveCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On standard error: once for each reason, however often it is read."""
+    monkeypatch.setattr("coord.cli.explain.REASON_AFTER_S", 0.1)
+    monkeypatch.setattr("coord.cli.explain.REASON_AT_MOST_S", 0.1)
+    explain, reads = Client.explain, 0
+
+    async def explained(client: Client, task_id: str) -> Explanation:
+        nonlocal reads
+        found = await explain(client, task_id)
+        if found.waiting is not None and found.waiting.reason is WaitingReason.NO_CAPABILITY:
+            reads += 1
+            if reads == 3:
+                await client.cancel(task_id)
+        return found
+
+    monkeypatch.setattr(Client, "explain", explained)
+    output = coord("tasks", "submit", "nosuch", "--id", "unable", "--delay", "3s", "--wait", "--json")
+    assert (output.code, record_in(output).state) == (1, TaskState.CANCELLED)
+    step = "`coord tasks explain unable` shows more"
+    lines = [line for line in output.err.splitlines() if "no distributor" not in line]
+    assert lines == [
+        f"waiting: its run time is not reached; {step}",
+        f"waiting: no agent has the capability 'nosuch'; {step}",
+    ]
+    wait_for_state(live, "unable", TaskState.CANCELLED)
+
+
 def test_every_option_reaches_the_record(coord: Coord) -> None:
     """What an agent must have, when it runs, how often it is tried."""
     output = coord(
@@ -125,6 +152,27 @@ def test_every_option_reaches_the_record(coord: Coord) -> None:
     text = coord("tasks", "show", "planned").out
     assert "scheduled" in text
     assert coord("tasks", "cancel", "planned").code == 0
+
+
+def test_an_empty_list_of_tasks_says_so(coord: Coord) -> None:
+    """On standard error, with the query as it was understood; JSON has an empty list."""
+    output = coord("tasks", "list", "id:nosuch*", "--state", "failed")
+    assert output == CommandResult(0, "", "no task matches `id:nosuch* state:failed`\n")
+    output = coord("tasks", "list", "id:nosuch*", "--json")
+    assert (msgspec.json.decode(output.out)["items"], output.err) == ([], "")
+
+
+def test_a_cell_without_tasks_and_operators_says_so(coord: Coord) -> None:
+    """Also that the namespace is empty, which may be a typo."""
+    output = coord("tasks", "list", "--namespace", "clitasks-none")
+    assert (output.code, output.out) == (0, "")
+    assert output.err.splitlines()[-1] == "no task exists"
+    output = coord("audit", "--namespace", "clitasks-none")
+    assert (output.code, output.out) == (0, "")
+    assert output.err.splitlines()[-1] == "no operator action has been recorded"
+    output = coord("audit", "--namespace", "clitasks-none", "--by", "ann@*")
+    assert output.err.splitlines()[-1] == "no recorded operator action matches the options"
+    assert msgspec.json.decode(coord("audit", "--namespace", "clitasks-none", "--json").out)["items"] == []
 
 
 def test_what_waits_is_shown_by_pool(coord: Coord) -> None:

@@ -120,7 +120,7 @@ async def test_a_scrape_has_what_prometheus_alerts_and_dashboard_need(at: CellPr
         "scan": 1,
     }
     assert sum(one.value for one in found["coord_task_distribution_seconds_count"]) == 5
-    assert {one.labels["kind"] for one in found["coord_workers"] if one.value == 1} == set(CONSUMES)
+    assert {one.labels["kind"] for one in found["coord_workers"] if one.value == 1} == {*CONSUMES, "gateway"}
     lag = {one.labels["stream"] for one in found["coord_stream_lag_seconds"]}
     assert lag == {stream for streams in CONSUMES.values() for stream in streams}
 

@@ -136,7 +136,9 @@ async def test_each_response_has_its_effect(world: World) -> None:
 
     A service that does not listen gets its task back later; one without a handler never.
     """
+    assert (await world.at.client.stats()).workers == dict.fromkeys(CONSUMES, 1)
     await push_worker(world)
+    assert (await world.at.client.stats()).workers == {**dict.fromkeys(CONSUMES, 1), PUSH: 1}
     redirects_to = await world.service("victim")
 
     async def later(_: dict[str, Any]) -> web.Response:

@@ -128,7 +128,11 @@ def test_typed_operations_ask_before_they_change(lives: Living, coord: Coord) ->
     ids = submit(lives, "asked", 3)
     assert coord("tasks", "cancel", "--query", "type:asked", "--dry-run").out.startswith("3 tasks match `type:asked")
     refused = coord("tasks", "cancel", "--query", "type:asked")
-    assert (refused.code, "Confirm it with --yes" in refused.err) == (2, True)
+    question = "cancel 3 tasks that match `type:asked state:scheduled,queued,assigned,running`"
+    reason = "standard input is not a terminal; --yes confirms it, --dry-run only counts"
+    assert (refused.code, refused.err) == (2, f"coord: cannot ask whether to {question}: {reason}\n")
+    refused = coord("tasks", "cancel", "--query", f"id:{ids[0]}")
+    assert "cannot ask whether to cancel 1 task that matches `" in refused.err
     assert set(in_states(lives, ids)) == {"queued"}
     moved = coord("tasks", "prioritize", "urgent", "--query", "type:asked", "--yes")
     assert (moved.code, moved.out) == (0, "3 tasks of 3 moved\n")

@@ -17,7 +17,7 @@ from coord import Agent, Client, Task
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.models.agents import AgentStatus
-from coord.models.tasks import TaskState
+from coord.models.tasks import Priority, TaskState
 from coord.top.app import Dialog, TopApp
 from tests.living import CommandResult, run_coord
 from tests.running import RunningCell
@@ -151,6 +151,20 @@ async def test_queues_and_the_system(cell: RunningCell) -> None:
         await shows(app, "registry-1", "distributor-2", "router-3", "error 1 task", "→ start one")
         await pilot.press("tab")
         assert app.pane == "agents"
+
+
+async def test_a_reason_is_no_part_of_a_row_of_a_priority(cell: RunningCell) -> None:
+    """On a screen of 80 columns: reasons have lines of their own, and none is cut."""
+    async with showing(cell) as (app, pilot):
+        await app.client.submit("scan", {}, task_id="waits-1")
+        await app.client.submit("scan", {}, task_id="later-1", delay=3_600)
+        await pilot.press("2")
+        screen = await shows(app, "no_agent_registered 1", "scheduled 1")
+        rows = [line.split() for line in screen.splitlines()]
+        numbers = {row[0]: row[1:] for row in rows if row[:1] and row[0] in set(Priority)}
+        assert numbers.keys() == set(Priority)
+        assert all(len(row) == 5 and "".join(row).isdecimal() for row in numbers.values()), screen
+        assert ["waiting", "for", "scheduled", "1", "no_agent_registered", "1"] in rows
 
 
 async def test_the_filter_and_the_order(cell: RunningCell) -> None:

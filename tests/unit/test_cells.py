@@ -173,6 +173,11 @@ A = '[cells.a]\nurl = "redis://h:1"\n'
     ("text", "line", "error"),
     [
         (A + 'pasword = "x"\n', 3, r"\[cells.a\] 'pasword' is not a key of a cell; did you mean 'password'"),
+        (A + 'redis_url = "x"\n', 3, r"'redis_url' is not a key of a cell; did you mean 'url'\?"),
+        (A + 'redis_ulr = "x"\n', 3, r"'redis_ulr' is not a key of a cell; did you mean 'url'\?"),
+        (A + 'username = "x"\n', 3, r"did you mean 'user'\?"),
+        (A + 'ssl_ca_certs = "x"\n', 3, r"did you mean 'tls_ca'\?"),
+        (A + 'colour = "x"\n', 3, "known are url, namespace, user"),
         ("defualt = 1\n", 1, "'defualt' is not a key of this file; did you mean 'default'"),
         ("\n[cell.a]\n", 2, "'cell' is not a key of this file; did you mean 'cells'"),
         ('default = "b"\n' + A, 1, 'default = "b": there is no such cell; did you mean|known are a, local'),

@@ -84,7 +84,29 @@ def test_one_cell(coord: Coord, path: Path) -> None:
     ]  # fmt: skip
     used = json.loads(coord("--cell", "here", "cells", "show", "--json").out)
     assert (used["name"], used["is_used"], used["chosen_by"]) == ("here", True, "--cell")
-    assert "did you mean 'far'" in coord("cells", "show", "fra").err
+    wrong = coord("cells", "show", "fra")
+    assert (wrong.code, wrong.err) == (2, f"coord: cell 'fra': {path} has no such cell; did you mean 'far'?\n")
+    path.unlink()
+    assert coord("cells", "show", "fra").err.startswith(f"coord: cell 'fra': there is no configuration file {path}; ")
+
+
+def test_a_cell_whose_server_is_gone(
+    coord: Coord, path: Path, unused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the cell and the line of its url, however the cell was chosen; credentials do not matter."""
+    url = f"redis://127.0.0.1:{unused_port}"
+    path.write_text(f'default = "gone"\n\n[cells.gone]\nnamespace = "x"\nurl = "{url}"\npassword = "hush"\n')
+    step = f"It is the url of cell 'gone' in {path}:5: start that server, or change the url\n"
+    for arguments in (("--cell", "gone", "stats"), ("stats",)):
+        found = coord(*arguments)
+        assert (found.code, found.out) == (2, "")
+        assert (
+            found.err
+            == f"coord: no usable Redis at redis://:***@127.0.0.1:{unused_port}: nothing listens on this port. {step}"
+        )
+    monkeypatch.setenv("COORD_CELL", "gone")
+    monkeypatch.setenv("COORD_REDIS_URL", f"redis://localhost:{unused_port}")
+    assert "Start one with `coord up`" in coord("stats").err
 
 
 def test_the_default(coord: Coord, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

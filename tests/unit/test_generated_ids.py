@@ -16,14 +16,17 @@ def test_an_agent_with_a_generated_id_is_forgotten_soon(
 ) -> None:
     """An hour after it has left; one with an id of its own keeps its record, because it comes back."""
     made: list[dict[str, Any]] = []
+    ids: list[str] = []
 
     class Started:
         def run(self) -> None: ...
 
-    def make(_id: str, _command: object, _settings: object, _options: object, **declared: Any) -> Started:
+    def make(made_id: str, _command: object, _settings: object, _options: object, **declared: Any) -> Started:
+        ids.append(made_id)
         made.append(declared)
         return Started()
 
     monkeypatch.setattr(programs, "program_agent", make)
     agent(["cat"], capability=["copy"], id=agent_id)
     assert [declared["forget_after"] for declared in made] == [forget_after]
+    assert ids[0].startswith(agent_id or "copy-")

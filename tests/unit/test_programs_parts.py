@@ -247,11 +247,22 @@ def test_an_agent_that_could_not_work_is_not_made(
     assert says in str(raised.value)
 
 
-def test_the_usual_id_is_one() -> None:
-    """Made of the program's and the host's names, whatever is in them; two agents never have the same."""
+@pytest.mark.parametrize(
+    ("program", "capabilities", "begins"),
+    [
+        ("/bin/cat", [], "cat-"),
+        ("bash", ["count_words", "other"], "count_words-"),
+        ("bash", ["lire où?"], "lire-o-"),
+        ("bash", ["é"], "agent-"),
+        ("/srv/some où/" + "x" * 200 + " (1).sh", [], "x" * 48 + "-"),
+        ("bash", ["y" * 64], "y" * 48 + "-"),
+    ],
+)
+def test_the_usual_id_is_one(program: str, capabilities: list[str], begins: str) -> None:
+    """Made of the first capability, or the program, and the host, whatever is in them; two agents never share one."""
     from coord.cli.agent import default_id
 
-    name = default_id(["/srv/some où/" + "x" * 200 + " (1).sh"])
+    name = default_id([program], capabilities)
     assert check_id(name, "agent_id") == name
-    assert default_id(["cat"]) != default_id(["cat"])
-    assert default_id(["/bin/cat"]).startswith("cat-")
+    assert name.startswith(begins)
+    assert default_id([program], capabilities) != name

@@ -110,6 +110,18 @@ def test_a_task_without_a_value() -> None:
         ("a,b", 2, "unexpected ','"),
         ("-", 2, "a value is missing"),
         ("*", 1, "a value is missing"),
+        ("state=queud", 1, "state=queud is not a term, which is written field:value; did you mean state:queued?"),
+        ("stat=queued", 1, "did you mean state:queued?"),
+        ("type:ocr -state=failed", 11, "did you mean state:failed?"),
+        ("type=", 1, "did you mean type:ocr?"),
+        ("age>1x", 1, "did you mean age:>1h?"),
+        ("age>=2h", 1, "did you mean age:>=2h?"),
+        ("attempts=3", 1, "did you mean attempts:3?"),
+        ("colour=red", 1, "the fields of a task are id, type, state"),
+        ("state=queued AND", 1, "did you mean state:queued?"),
+        ("report AND ocr", 8, "AND is not an operator; terms with spaces between all have to hold"),
+        ("report OR ocr", 8, "write several values with commas, such as state:failed,expired"),
+        ("NOT report", 1, "write - before a term, such as -state:failed"),
         ("x" * 5_000, 0, "the query has 5,000 characters"),
         (f"type:{','.join(['a'] * 501)}", 0, "the query has 501 values"),
     ],
@@ -122,9 +134,18 @@ def test_errors_name_the_position_and_the_next_step(text: str, position: int, sa
     assert not position or str(found.value).startswith(f"query, position {position}: ")
 
 
+@pytest.mark.parametrize("word", ["state=failed", "age>1h", "AND", "type:ocr"])
+def test_a_quoted_word_is_text(word: str) -> None:
+    """Also one that looks like another term; it is printed with its quotes."""
+    query = TASKS.parse(f'"{word}"')
+    assert query.terms == (Term("", (Value(word),)),)
+    assert str(query) == f'"{word}"'
+    assert TASKS.matches(query, task(task_id=f"{word}-7"), NOW)
+
+
 #: What has a meaning in a query, and some of what has none.
 ALPHABET = 'abs1:-*,"\\<>=. \t\n\x1c\u00a0\u00e9\u6f22'
-NAMES = st.text(ALPHABET, min_size=1, max_size=12)
+NAMES = st.text(ALPHABET, min_size=1, max_size=12) | st.sampled_from(["AND", "OR", "NOT", "-NOT"])
 OPERATORS = st.sampled_from(["<", "<=", ">", ">="])
 DURATIONS = st.builds(lambda number, unit: f"{number}{unit}", st.integers(0, 9_999), st.sampled_from("smhd"))
 
