@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -278,6 +279,9 @@ class TopApp(App[None]):
             table.clear()
             for name, cells in wanted.items():
                 table.add_row(*cells, key=name)
+            # The table measures its rows when it is idle, and on a busy machine it has missed that.
+            for column, cells in zip(table.ordered_columns, zip(*wanted.values(), strict=True), strict=False):
+                column.content_width = max(column.content_width, *(cell_len(str(cell)) for cell in cells))
             if cursor is not None and cursor in wanted:
                 table.move_cursor(row=list(wanted).index(cursor), animate=False, scroll=False)
             table.scroll_to(y=offset, animate=False)
