@@ -50,7 +50,7 @@ async def test_commands_that_read_work_and_others_are_one_line(at: CellProcesses
     await refuse_writes(at.server, at.redis)
     for line in ("tasks list", "agents list", "queues", "fsck"):
         code, _, err = await _coord(at, *line.split())
-        assert (line, code, err) == (line, 0, "")
+        assert (line, code, err) == (line, 0, "no task exists\n" if line == "tasks list" else "")
     code, _, err = await _coord(at, "ps")
     assert code == 1
     assert "warning: Redis refuses writes, so nothing is submitted, placed or reported: MISCONF " in err
