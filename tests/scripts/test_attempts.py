@@ -55,6 +55,23 @@ async def test_a_retry_avoids_the_agents_of_the_failed_attempts(cell: Cell, end:
     assert (await cell.task()).avoid == ("a5", "a9", "a8", "a7", "a6", "a4", "a3", "a2")
 
 
+async def test_a_task_that_avoids_an_agent_and_is_refused_stays_named(cell: Cell) -> None:
+    """⚠ It goes to another pool, and a plan must go on seeing whom it avoids."""
+    await cell.register("a1", capacity=9)
+    await cell.submit(pool="p-t1", max_attempts=99, backoff_max_ms=1)
+    await cell.dispatch("a1", pool="p-t1")
+    await cell.claim()
+    await cell.fail()
+    cell.now += 60_000
+    await cell.run_alarms()
+    await cell.dispatch("a1", pool="p-t1.named")
+    await cell.claim()
+    report = await cell.reported("refused", code="no_handler", message="none", pool="p-t2", definition=b"{}")
+    assert await cell.word(cell.scripts.settle([report])) == "OK"
+    record = await cell.task()
+    assert (record.pool, record.avoid) == ("p-t2.named", ("a1",))
+
+
 @pytest.mark.parametrize("end", ["release", "recall"])
 async def test_a_returned_task_avoids_nobody(cell: Cell, end: str) -> None:
     """Its agent did not fail; and the task stays interchangeable."""

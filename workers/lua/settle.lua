@@ -101,12 +101,13 @@ local function progressed(task, data)
     is_small and 'data' or 'bytes', is_small and data or int(#data))
 end
 
--- Makes a task wait in another pool from now on; a replay takes it back to the first one.
+-- Makes a task wait in another pool from now on; a replay takes it back to the first one. In a named queue it stays named:
+-- a plan must see what it prefers or avoids.
 local function redirect(task, pool, definition)
   load_rest(task)
   call('HSETNX', task.key, 'first_pool', task.pool)
   call('HSET', task.key, 'definition', definition)
-  task.pool = pool
+  task.pool = is_named(task.pool) and not is_named(pool) and pool .. NAMED or pool
 end
 
 local function settle(kind, caller, entry, i)
