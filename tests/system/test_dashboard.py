@@ -231,6 +231,18 @@ def test_everything_is_reached_by_keyboard(fleet: OpenFleet) -> None:
     expect(page.locator(".tile")).to_have_count(4)
 
 
+def test_the_content_is_skipped_to(fleet: OpenFleet) -> None:
+    """The first stop of the keyboard; the page stays."""
+    page = fleet()
+    expect(page.locator(".tile")).to_have_count(4)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    expect(page.locator(".tile")).to_have_count(4)
+    assert "#main" not in page.url
+
+
 def test_the_table_shows_the_same_agents(fleet: OpenFleet) -> None:
     """For who prefers rows; the choice is in the URL."""
     page = fleet()

@@ -128,6 +128,56 @@ def test_older_messages_are_shown_on_request(cell: LiveCell, gateway: Gateway, o
     expect(page.locator(".messages-list tbody tr")).to_have_count(131)
 
 
+def test_no_message_is_missing_below_older_ones(cell: LiveCell, gateway: Gateway, open_page: OpenPage) -> None:
+    """More messages than a page come while the tab is hidden: the list begins again, and continues where it ends."""
+    for number in range(110):
+        send(cell, "planner", "critic", f"before-{number}")
+    page = show(open_page, gateway, "?agent=critic").page
+    expect(row(page, "before-109")).to_be_visible()
+    page.get_by_role("button", name="Older messages").click()
+    expect(row(page, "before-0")).to_have_count(1)
+    page.evaluate("Object.defineProperty(document, 'hidden', { configurable: true, get: () => true })")
+    for number in range(110):
+        send(cell, "planner", "critic", f"after-{number}")
+    page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    expect(row(page, "after-109")).to_be_visible()
+    expect(row(page, "before-0")).to_have_count(0)
+    page.get_by_role("button", name="Older messages").click()
+    expect(page.locator(".messages-list tbody tr")).to_have_count(200)
+    expect(row(page, "after-0")).to_have_count(1)
+    expect(row(page, "before-109")).to_have_count(1)
+
+
+@pytest.mark.parametrize(("place", "path"), [("?agent=quiet", "**/messages/history*"), ("/dead", "**/messages/dead*")])
+def test_a_failed_read_is_shown(cell: LiveCell, gateway: Gateway, open_page: OpenPage, place: str, path: str) -> None:
+    """Until the next one succeeds, also if it is the first: a list that was not read is not called empty."""
+    send(cell, "planner", "gone", "failed-read")
+    watched = show(open_page, gateway, "/conversation/none")
+    page = watched.page
+    body = '{"status": "error", "code": "unavailable", "message": "Redis did not answer within 2 s"}'
+
+    def fail() -> None:
+        page.route(path, lambda route: route.fulfill(status=503, content_type="application/json", body=body))
+
+    fail()
+    page.goto(f"{page.url.partition('#')[0]}#/messages{place}")
+    problem = page.locator(".messages-list [role=alert]")
+    expect(problem).to_have_text("Redis did not answer within 2 s")
+    page.wait_for_timeout(1_500)  # it is drawn each second
+    expect(page.locator(".messages-list .empty")).to_have_count(0)
+    page.unroute(path)
+    shown = row(page, "failed-read") if place == "/dead" else page.get_by_role("heading", name="No message of quiet")
+    expect(shown).to_be_visible()
+    expect(problem).to_be_hidden()
+    fail()
+    expect(problem).to_be_visible()
+    expect(shown).to_be_visible()
+    page.unroute(path)
+    expect(problem).to_be_hidden()
+    watched.forgive("status of 503")
+    watched.forgive("status of 404")
+
+
 def test_a_message_with_its_recipients(cell: LiveCell, gateway: Gateway, open_page: OpenPage) -> None:
     """What became of it for each; size and type of the payload, and the values only on request."""
     cell.do(cell.client.broadcast({"text": SECRET}, sender_id="planner", message_id="all-1", capabilities=["talk"]))

@@ -207,6 +207,12 @@ def test_the_audit_pages_and_follows(cell: LiveCell, gateway: Gateway, open_page
     expect(rows.first).to_contain_text("agents.maintain")
     cell.do(cell.client.admin.resume("cli-agent"))
     expect(rows.first).to_contain_text("agents.resume")
+    page.evaluate("Object.defineProperty(document, 'hidden', { configurable: true, get: () => true })")
+    for _ in range(14):  # more than a page: there would be a hole between it and those that are shown
+        cell.do(cell.client.admin.drain("cli-agent"))
+        cell.do(cell.client.admin.resume("cli-agent"))
+    page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    expect(rows).to_have_count(25)
 
 
 def test_a_hidden_tab_reads_nothing(gateway: Gateway, open_page: OpenPage) -> None:

@@ -278,6 +278,33 @@ def test_all_that_match_are_retried_or_prioritized(cell: LiveCell, tasks: OpenTa
     expect(row(page, "move-1")).to_contain_text("urgent")
 
 
+def test_the_count_is_of_the_chosen_priority(cell: LiveCell, tasks: OpenTasks) -> None:
+    """Tasks that have it already are not counted; another choice counts again."""
+    needs = {"capabilities": ["nowhere"]}
+    submit(cell, "mix", "mix-1", requirements=needs, priority="urgent")
+    submit(cell, "mix", "mix-2", "mix-3", requirements=needs, priority="high")
+    for name in ("mix-1", "mix-2", "mix-3"):
+        reach(cell, name, "queued")
+    page = tasks("#/tasks?q=type:mix")
+    page.get_by_role("button", name="Prioritize all …").click()
+    dialog = page.get_by_role("dialog")
+    choice = dialog.get_by_label("New priority")
+    expect(choice).to_have_value("high")
+    expect(dialog.get_by_role("button", name="Prioritize 1 task", exact=True)).to_be_visible()
+    expect(dialog).to_contain_text("Tasks that begin to match meanwhile are changed too.")
+    choice.focus()
+    choice.select_option("urgent")
+    expect(dialog.get_by_role("button", name="Prioritize 2 tasks", exact=True)).to_be_visible()
+    expect(choice).to_be_focused()
+    choice.select_option("low")
+    expect(dialog.get_by_role("button", name="Prioritize 3 tasks", exact=True)).to_be_visible()
+    choice.select_option("high")
+    dialog.get_by_role("button", name="Prioritize 1 task", exact=True).click()
+    expect(dialog.get_by_role("status")).to_contain_text("1 task changed.")
+    expect(choice).to_be_hidden()
+    assert {cell.do(cell.client.task(f"mix-{n}")).priority for n in (1, 2, 3)} == {"high"}
+
+
 def test_an_operation_goes_on_after_a_failure(cell: LiveCell, tasks: OpenTasks) -> None:
     """What was done is said; it continues where it ended, and says what was skipped."""
     submit(cell, "rest", *(f"rest-{n}" for n in range(700)), requirements={"capabilities": ["nowhere"]})

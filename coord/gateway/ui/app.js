@@ -253,6 +253,11 @@ onRefused((error) => {
 });
 
 bar();
+// Its address is no page: the router would show that there is no page "main".
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
 listenToKeys();
 onPlace(show);
 begin();

@@ -64,6 +64,17 @@ export class LiveTable {
   }
 }
 
+/** Says why a list could not be read. */
+export class Problem {
+  element = h("p", { class: "failure body", role: "alert", hidden: true });
+
+  /** Show it; an empty text: the last read succeeded. */
+  set(text) {
+    setText(this.element, text);
+    this.element.hidden = !text;
+  }
+}
+
 /** Return a state: its shape and its name. */
 export const state = (status, text = status) =>
   h("span", { class: "state", "data-status": status }, h("i", { class: "shape", "aria-hidden": "true" }), text);

@@ -13,7 +13,7 @@ import { go, hrefOf, setQuery } from "../router.js";
 import { setPageKeys } from "../shortcuts.js";
 import { store } from "../store.js";
 import { follow, repeat } from "./follow.js";
-import { LiveTable } from "./live_table.js";
+import { LiveTable, Problem } from "./live_table.js";
 import { ConversationView } from "./messages_conversation.js";
 import { DeadLetters } from "./messages_dead.js";
 import { agentLink, kindOf, MessagePanel, statusOf } from "./messages_one.js";
@@ -23,6 +23,8 @@ export const title = "Messages";
 /** Milliseconds between two reads of the number of dead letters. */
 const COUNT_MS = 5_000;
 const ROWS = 100;
+/** With more older messages than this the list begins again with the first page. */
+const MOST_OLDER = 1_000;
 
 let page = null;
 
@@ -131,6 +133,9 @@ class Recent {
     this.agent = null;
     this.older = [];
     this.newest = [];
+    this.isRead = false;
+    this.isReadingMore = false;
+    this.problem = new Problem();
     this.table = new LiveTable(
       "Messages",
       [
@@ -189,6 +194,7 @@ class Recent {
       "section",
       { class: "panel messages-list", "aria-label": "Recent messages" },
       h("header", null, h("label", { class: "inline-field" }, "Agent", this.input), this.agents, this.text),
+      this.problem.element,
       this.table.element,
       this.note,
       h("footer", null, this.more),
@@ -224,6 +230,7 @@ class Recent {
     this.input.value = agent;
     this.older = this.newest = [];
     this.cursor = undefined;
+    this.isRead = false;
     this.stop?.();
     this.stop = follow(["message", "request"], () => this.read(), { draw: () => this.draw() });
   }
@@ -237,36 +244,57 @@ class Recent {
   async read() {
     try {
       const found = await this.list();
-      if (!found) return;
+      if (!found || this.isReadingMore) return;
       const known = new Set(found.messages.map(({ message_id: id }) => id));
-      // Those that the new ones have pushed off the first page are kept once more are shown.
-      if (this.older.length) this.older = [...this.newest.filter((one) => !known.has(one.message_id)), ...this.older];
+      // Those that the new ones have pushed off the first page are kept once more are shown, unless there is a hole
+      // between the two.
+      const isWhole = this.newest.some((one) => known.has(one.message_id)) && this.older.length <= MOST_OLDER;
+      if (this.older.length && isWhole)
+        this.older = [...this.newest.filter((one) => !known.has(one.message_id)), ...this.older];
+      else {
+        this.older = [];
+        this.cursor = found.next;
+      }
       this.newest = found.messages;
-      this.cursor ??= found.next;
+      this.isRead = true;
+      this.problem.set("");
       this.draw();
     } catch (error) {
-      if (!this.isOver) fill(this.note, h("p", { class: "failure body", role: "alert" }, error.message));
+      if (!this.isOver) this.fail(error.message);
     }
   }
 
   async readMore() {
+    if (this.isReadingMore) return;
+    this.isReadingMore = true; // a read of the first page would move the cursor meanwhile
     try {
       const found = await this.list(this.cursor);
       if (!found) return;
       this.older = [...this.older, ...found.messages];
       this.cursor = found.next;
+      this.problem.set("");
       this.draw();
     } catch (error) {
-      if (!this.isOver) fill(this.note, h("p", { class: "failure body", role: "alert" }, error.message));
+      if (!this.isOver) this.fail(error.message);
+    } finally {
+      this.isReadingMore = false;
     }
   }
 
+  fail(text) {
+    this.problem.set(text);
+    // What is shown is of another agent.
+    if (!this.isRead) this.table.element.hidden = this.note.hidden = this.more.hidden = true;
+  }
+
   draw() {
+    if (!this.isRead) return;
     const rows = new Map([...this.newest, ...this.older].map((row) => [row.message_id, row]));
     this.table.set([...rows.values()].sort((a, b) => b.sent_at.localeCompare(a.sent_at)));
     this.table.element.hidden = rows.size === 0;
     setText(this.text, `${count(rows.size, "message")}${this.cursor ? ", and older ones" : ""}`);
-    this.more.hidden = !this.cursor;
+    this.more.hidden = !this.cursor || this.older.length >= MOST_OLDER;
+    this.note.hidden = false;
     const wanted = rows.size ? "" : this.agent || "all";
     if (this.note.getAttribute("data-for") === wanted) return;
     this.note.setAttribute("data-for", wanted);

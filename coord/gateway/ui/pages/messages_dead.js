@@ -9,7 +9,7 @@ import { hrefOf } from "../router.js";
 import { session } from "../session.js";
 import { attempt } from "../toast.js";
 import { follow } from "./follow.js";
-import { LiveTable } from "./live_table.js";
+import { LiveTable, Problem } from "./live_table.js";
 
 const ROWS = 50;
 
@@ -89,6 +89,7 @@ export class DeadLetters {
       ],
       ({ message_id: id }) => id,
     );
+    this.problem = new Problem();
     this.text = h("span", { class: "muted" });
     this.note = h("div");
     this.more = h("button", { type: "button", class: "secondary", onclick: () => this.readMore() }, "Older ones");
@@ -99,10 +100,12 @@ export class DeadLetters {
       { class: "panel messages-list", "aria-label": "Dead letters" },
       h("header", null, this.text, this.all),
       this.refusal,
+      this.problem.element,
       this.table.element,
       this.note,
       h("footer", null, this.more),
     );
+    this.all.hidden = this.more.hidden = true;
     const types = ["message.dead", "message.delivered", "dead"];
     this.stop = follow(types, () => this.read(), { draw: () => this.draw() });
   }
@@ -116,11 +119,12 @@ export class DeadLetters {
     try {
       this.found = await get("/messages/dead", { limit: this.shown });
       if (this.isOver) return;
+      this.problem.set("");
       this.draw();
       if (this.total !== this.found.total) this.changed();
       this.total = this.found.total;
     } catch (error) {
-      if (!this.isOver) fill(this.note, h("p", { class: "failure body", role: "alert" }, error.message));
+      if (!this.isOver) this.problem.set(error.message);
     }
   }
 
@@ -130,6 +134,7 @@ export class DeadLetters {
   }
 
   draw() {
+    if (!this.found) return;
     const { messages, total, next } = this.found;
     this.table.set(messages);
     this.table.element.hidden = total === 0;

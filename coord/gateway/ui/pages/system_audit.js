@@ -64,7 +64,11 @@ export class Audit {
     try {
       const { entries, next } = await get("/audit", { limit: ROWS });
       if (this.isOver) return;
-      if (this.entries.size === 0) this.cursor = next;
+      if (!entries.some(({ id }) => this.entries.has(id))) {
+        // The first page, or there is a hole between it and the entries that are shown.
+        this.entries.clear();
+        this.cursor = next;
+      }
       this.add(entries);
     } catch (error) {
       if (!this.isOver) fill(this.note, h("p", { class: "failure body" }, error.message));
@@ -72,9 +76,10 @@ export class Audit {
   }
 
   async readMore() {
+    const { cursor } = this;
     try {
-      const { entries, next } = await get("/audit", { limit: ROWS, cursor: this.cursor });
-      if (this.isOver) return;
+      const { entries, next } = await get("/audit", { limit: ROWS, cursor });
+      if (this.isOver || cursor !== this.cursor) return;
       this.cursor = next;
       this.add(entries);
     } catch (error) {

@@ -33,7 +33,7 @@ export const ACTIONS = {
   prioritize: {
     label: "Prioritize",
     done: "changed",
-    none: "No task that matches waits.",
+    none: "No task that matches waits in another priority.",
     text: "Tasks that wait move to their place in the other priority.",
   },
 };
@@ -54,10 +54,13 @@ class Bulk {
     this.words = ACTIONS[action];
     this.q = q;
     this.isOver = false;
+    this.turn = 0;
     this.total = { matched: 0, done: 0, unanswered: 0, skipped: {} };
     this.body = h("div", { class: "bulk" });
     this.say = h("p", { role: "status", class: "bulk-status" });
-    this.dialog = showDialog(`${this.words.label} all that match`, [this.body], {
+    this.choice = action === "prioritize" && this.makeChoice();
+    const content = h("div", { class: "bulk" }, this.choice, this.body);
+    this.dialog = showDialog(`${this.words.label} all that match`, [content], {
       class: "confirm",
       closed: () => {
         this.isOver = true;
@@ -66,21 +69,39 @@ class Bulk {
     this.count();
   }
 
+  /** Return the choice of a priority. It comes before the count: tasks that have the priority are not counted. */
+  makeChoice() {
+    const onchange = () => {
+      this.priority = select.value;
+      this.count();
+    };
+    const select = h(
+      "select",
+      { onchange },
+      PRIORITIES.map((name) => h("option", null, name)),
+    );
+    this.priority = select.value = "high";
+    return h("label", { class: "field" }, "New priority", select);
+  }
+
   async count() {
+    const turn = ++this.turn;
+    const isOld = () => this.isOver || turn !== this.turn;
     const stop = h("button", { type: "button", class: "secondary", onclick: () => this.dialog.close() }, "Close");
     fill(this.body, queryView(this.q), this.say, h("footer", null, stop));
+    this.total.matched = 0;
     let cursor = null;
     try {
       do {
         setText(this.say, `Counting … ${number(this.total.matched)}`);
         const found = await this.send({ dry_run: true, limit: COUNTED, cursor });
-        if (this.isOver) return;
+        if (isOld()) return;
         this.total.matched += found.matched;
         this.query = found.query;
         cursor = found.next;
       } while (cursor);
     } catch (error) {
-      if (!this.isOver) fill(this.say, h("span", { class: "failure" }, error.message));
+      if (!isOld()) fill(this.say, h("span", { class: "failure" }, error.message));
       return;
     }
     if (this.total.matched) this.ask();
@@ -89,18 +110,10 @@ class Bulk {
 
   ask() {
     const { matched } = this.total;
-    const priority =
-      this.action === "prioritize" &&
-      h(
-        "select",
-        null,
-        PRIORITIES.map((name) => h("option", null, name)),
-      );
-    if (priority) priority.value = "high";
     const reason = this.action === "cancel" && h("input", { type: "text", maxlength: "200" });
     const submit = (event) => {
       event.preventDefault();
-      this.more = { priority: priority ? priority.value : undefined, reason: reason ? reason.value.trim() : undefined };
+      this.reason = reason ? reason.value.trim() : undefined;
       this.run(null);
     };
     const action = h("button", { class: this.words.isDangerous ? "danger" : "primary" });
@@ -118,9 +131,8 @@ class Bulk {
           h("strong", null, number(matched)),
           ` ${matched === 1 ? "task" : "tasks"} to ${this.words.label.toLowerCase()}`,
         ),
-        h("p", { class: "muted" }, this.words.text),
+        h("p", { class: "muted" }, this.words.text, " Tasks that begin to match meanwhile are changed too."),
         reason && h("label", { class: "field" }, "Reason (optional, the agents and the audit log get it)", reason),
-        priority && h("label", { class: "field" }, "New priority", priority),
         h(
           "footer",
           null,
@@ -133,12 +145,13 @@ class Bulk {
         ),
       ),
     );
-    (reason || priority || action).focus();
+    if (!this.choice) (reason || action).focus();
   }
 
   /** Change the tasks, from a cursor on. */
   async run(cursor) {
     const { total } = this;
+    if (this.choice) this.choice.hidden = true;
     const meter = h("progress", { max: total.matched, "aria-label": "Progress" });
     let isStopped = false;
     const stop = h("button", { type: "button", class: "secondary", onclick: () => (isStopped = true) }, "Stop");
@@ -149,7 +162,7 @@ class Bulk {
       do {
         meter.value = processed(total);
         setText(this.say, `${number(processed(total))} of ${number(total.matched)} …`);
-        const found = await this.send({ limit: CHANGED, cursor: at, operation: this.operation, ...this.more });
+        const found = await this.send({ limit: CHANGED, cursor: at, operation: this.operation, reason: this.reason });
         this.operation = found.operation;
         total.done += found.done;
         total.unanswered += found.unanswered;
@@ -193,8 +206,7 @@ class Bulk {
   }
 
   send(more) {
-    const priority = this.action === "prioritize" ? PRIORITIES[0] : undefined; // a count needs one, whichever it is
-    return post("/tasks/bulk", { action: this.action, q: this.q, priority, ...more });
+    return post("/tasks/bulk", { action: this.action, q: this.q, priority: this.priority, ...more });
   }
 }
 
