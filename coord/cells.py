@@ -303,13 +303,13 @@ def _password(path: Path, name: str, table: CellTable) -> str | None:
             why = error.strerror if isinstance(error, OSError) else "it is not text"
             raise ConfigError(f"{where} password_file: cannot read {secret}: {why}") from None
     if table.password_command is not None:
-        return _printed(f"{where} password_command", _words(table.password_command))
+        return _printed(f"{where} password_command", words_of(table.password_command))
     return table.password
 
 
 def _printed(where: str, words: list[str]) -> str:
-    """Return the first line that a command prints."""
-    command = shlex.join(words)
+    """Return the first line that a command prints. Errors name its program only: the arguments may be secret."""
+    command = words[0]
     try:
         ended = subprocess.run(words, capture_output=True, timeout=COMMAND_S, check=False)
     except subprocess.TimeoutExpired:
@@ -331,7 +331,8 @@ def _first_line(text: str, error: str) -> str:
     return line
 
 
-def _words(command: list[str] | str) -> list[str]:
+def words_of(command: list[str] | str) -> list[str]:
+    """Return the words of a ``password_command``."""
     return shlex.split(command) if isinstance(command, str) else command
 
 
@@ -419,7 +420,8 @@ class _Reader:
             if not all(isinstance(word, str) for word in value):
                 raise self._wrong(name, key, f"{key}: expected a list of words, each of them text")
         elif not isinstance(value, str):
-            raise self._wrong(name, key, f"{key} = {_typed(value)}: expected text")
+            given = key if key in PASSWORDS else f"{key} = {_typed(value)}"  # the value may be a password
+            raise self._wrong(name, key, f"{given}: expected text in quotes")
         if not value:
             raise self._wrong(name, key, f"{key} is empty")
 
@@ -447,11 +449,13 @@ class _Reader:
     def _check_command(self, name: str, table: CellTable) -> None:
         if isinstance(table.password_command, str):
             try:
-                shlex.split(table.password_command)
+                words = words_of(table.password_command)
             except ValueError as error:
                 raise self._wrong(
                     name, "password_command", f"password_command: {error}; fix the quotes, or write a list of words"
                 ) from None
+            if not words:
+                raise self._wrong(name, "password_command", "password_command is empty")
 
     def _check_files(self, name: str, table: CellTable) -> None:
         for key in (*TLS_FILES, "password_file"):
