@@ -29,6 +29,7 @@ import re
 import shlex
 import stat
 import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -310,14 +311,22 @@ def _password(path: Path, name: str, table: CellTable) -> str | None:
 def _printed(where: str, words: list[str]) -> str:
     """Return the first line that a command prints. Errors name its program only: the arguments may be secret."""
     command = words[0]
+    asks = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))  # a person can answer
     try:
-        ended = subprocess.run(words, capture_output=True, timeout=COMMAND_S, check=False)
+        ended = subprocess.run(
+            words,
+            stdin=None if asks else subprocess.DEVNULL,  # piped input belongs to the command of coord
+            stdout=subprocess.PIPE,
+            stderr=None if asks else subprocess.PIPE,
+            timeout=COMMAND_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{where}: `{command}` did not end within {COMMAND_S:g} s") from None
     except OSError as error:
         raise ConfigError(f"{where}: cannot run `{command}`: {error.strerror}") from None
     if ended.returncode:
-        said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+        said = (ended.stderr or b"").decode("utf-8", "replace").strip().splitlines()
         raise ConfigError(
             f"{where}: `{command}` failed with exit code {ended.returncode}{f': {said[-1]}' if said else ''}"
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,41 @@ def test_a_password_command_that_fails(path: Path, command: str, error: str) -> 
     write(path, f'[cells.a]\nurl = "redis://h:1"\npassword_command = "{command}"\n')
     with pytest.raises(ConfigError, match=f"password_command: .*{error}"):
         place(cell="a")
+
+
+def test_a_password_command_does_not_read_the_input_of_coord(path: Path) -> None:
+    """Piped input has the tasks to submit; the command gets an empty one."""
+    write(path, A + "password_command = \"sh -c 'cat; echo secret'\"\n")
+    program = (
+        "import sys; from coord.cells import load_with_cell; "
+        "print(load_with_cell(cell='a')[0].redis_url, sys.stdin.read())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], input="a task", capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stdout == "redis://:secret@h:1 a task\n", ended.stderr
+
+
+def test_a_password_command_asks_on_a_terminal(path: Path) -> None:
+    """It reads the terminal, and shows its question there."""
+    write(path, A + "password_command = \"sh -c 'echo question >&2; read answer; echo $answer'\"\n")
+    program = "from coord.cells import load_with_cell; print(load_with_cell(cell='a')[0].redis_url)"
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, b"secret\n")
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            timeout=60,
+            check=False,
+        )
+        assert ended.stdout == b"redis://:secret@h:1\n"
+        assert b"question" in os.read(ours, 1024)
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_a_unix_socket(path: Path) -> None:
