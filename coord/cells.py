@@ -218,6 +218,7 @@ def load_with_cell(
         source.pop(variable_of("cell"), None)
         return load(source, **overrides), ()
     if cell is None and names_server(source):
+        source.pop(variable_of("cell"), None)  # the cell that it names is not in use
         return load(source, **overrides), ()
     load(source, **overrides)  # so that a mistyped variable is reported before anything is read or run
     file = read_cells(source)

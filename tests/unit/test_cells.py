@@ -72,7 +72,7 @@ def test_the_order_of_what_names_a_server(path: Path) -> None:
     assert place({"COORD_CELL": "production"}) == PRODUCTION
     assert place(url) == ("redis://env:1", "coord", None)
     assert place({"AITBC_REDIS_URL": "redis://old:1"}) == ("redis://old:1", "coord", None)
-    assert place(url | {"COORD_CELL": "production"})[0] == "redis://env:1"
+    assert place(url | {"COORD_CELL": "production"}) == ("redis://env:1", "coord", None)
     assert place(url, cell="production") == PRODUCTION
     assert place({"COORD_CELL": "production"}, redis_url="redis://option:1") == ("redis://option:1", "coord", None)
     assert place(cell="local") == (None, "coord", "local")
