@@ -337,7 +337,7 @@ def check_processes(machine: Machine) -> Findings:
             "processes.orphan",
             f"pid {orphan.pid} ({orphan.command}) runs task {orphan.task_id} of agent {orphan.agent_id}, "
             "which has ended: its result goes nowhere",
-            f"kill {orphan.pid}",
+            f"kill -- -{orphan.pid}",  # its process group
         )
     if not machine.gone and not machine.orphans:
         yield _ok("processes", f"no orphaned process on {machine.host}")

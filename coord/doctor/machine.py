@@ -79,10 +79,20 @@ def _orphans() -> Iterator[Orphan]:
             parent = process.parent()
             if parent is not None and any(_names_coord(word) for word in parent.cmdline()):
                 continue
+            if parent is not None and _runs_task(parent):
+                continue  # started by the program, such as `timeout` with a process group of its own
             command = " ".join(process.cmdline())
         except (psutil.Error, OSError):
             continue  # it has ended, or belongs to another user
         yield Orphan(process.pid, command[:80], environ.get("COORD_AGENT_ID", ""), environ["COORD_TASK_ID"])
+
+
+def _runs_task(process: psutil.Process) -> bool:
+    """Return True if a process is of a program of a task; False also if it belongs to another user."""
+    try:
+        return "COORD_TASK_ID" in process.environ()
+    except (psutil.Error, OSError):
+        return False
 
 
 def _names_coord(word: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 from redis.asyncio import Redis
 
@@ -359,6 +361,8 @@ async def test_a_user_who_may_not_read_everything(well: RunningCell, own_server:
 
 
 SLEEPS = (sys.executable, "-c", "import time; time.sleep(120)")
+#: A program whose child is in a process group of its own, as that of `timeout` is.
+PARENT = (sys.executable, "-c", f"import subprocess; subprocess.run({SLEEPS}, process_group=0)")
 #: Starts a program in a process group of its own, prints its pid, and ends.
 LEAVES = """
 import subprocess, sys
@@ -376,7 +380,7 @@ def _start_processes() -> tuple[subprocess.Popen[bytes], list[subprocess.Popen[b
         for batch in ("16", "32")
     ]
     environ = os.environ | {"COORD_TASK_ID": "t-1", "COORD_AGENT_ID": "a-1"}
-    printed = subprocess.run([sys.executable, "-c", LEAVES, *SLEEPS], env=environ, stdout=subprocess.PIPE, check=True)
+    printed = subprocess.run([sys.executable, "-c", LEAVES, *PARENT], env=environ, stdout=subprocess.PIPE, check=True)
     return ended, workers, int(printed.stdout)
 
 
@@ -391,6 +395,13 @@ async def test_the_processes_of_this_machine(well: RunningCell) -> None:
         ]
         state = await read_snapshot(well.redis, well.keys, well.settings)
         seen: list[Finding] = []
+        children: list[psutil.Process] = []
+
+        def has_child() -> bool:
+            children[:] = psutil.Process(orphan).children()
+            return any(os.getpgid(child.pid) == child.pid for child in children)
+
+        await wait_until(has_child, "the program starts its child", LIMIT_S)
 
         async def all_found() -> bool:
             machine = read_machine(records, {"COORD_X": "COORD_X is not a setting"})
@@ -404,7 +415,8 @@ async def test_the_processes_of_this_machine(well: RunningCell) -> None:
         for process in workers:
             process.kill()
             process.wait()
-        os.kill(orphan, 9)
+        for pid in (orphan, *(child.pid for child in children)):
+            os.kill(pid, signal.SIGKILL)
     messages = {one.code + " " + one.message.partition(":")[0]: one for one in seen}
     assert messages["settings.unknown COORD_X is not a setting"].advice == "unset COORD_X"
     differing = [one.message for one in seen if one.code == "settings.differ"]
@@ -415,7 +427,8 @@ async def test_the_processes_of_this_machine(well: RunningCell) -> None:
     ]
     (lost,) = [one for one in seen if one.code == "processes.orphan" and f"pid {orphan} " in one.message]
     assert "runs task t-1 of agent a-1" in lost.message
-    assert lost.advice == f"kill {orphan}"
+    assert lost.advice == f"kill -- -{orphan}"
+    assert not [one for one in seen if f"pid {children[0].pid} " in one.message]  # it is the program's own
 
 
 @pytest.fixture(scope="module")
