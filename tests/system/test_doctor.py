@@ -246,16 +246,29 @@ async def test_the_ledger(well: RunningCell) -> None:
     assert not [one for one in await look(well.redis, well.settings) if one.code == "ledger"]
 
 
+def _incarnation(at: int) -> str:
+    """A UUIDv7 of this time in ms."""
+    digits = f"{at:012x}7" + "0" * 3 + "8" + "0" * 15
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
 async def test_the_clocks(well: RunningCell, monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine's, and that of an agent, which shows in its incarnation."""
-    hour_ahead = int(time.time() * 1000) + 3_600_000
-    digits = f"{hour_ahead:012x}7" + "0" * 3 + "8" + "0" * 15
-    incarnation = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-    data = {"agent_id": "early-1", "agent_type": "worker", "incarnation": incarnation}
+    now = int(time.time() * 1000)
+    data = {"agent_id": "early-1", "agent_type": "worker", "incarnation": _incarnation(now + 3_600_000)}
     await add_fact(well, "in:registry", "agent.registered", data)
     early = await found(well, "clocks.others")
     assert "early-1" in early.message
     assert "59 min" in early.message or "1 h 0 min" in early.message
+    monkeypatch.setattr(snapshot, "REGISTERED_MS", 0)  # it was longer ago
+    assert "clocks.others" not in problems(await look(well.redis, well.settings))
+    monkeypatch.undo()
+    await add_fact(well, "in:registry", "agent.registered", data | {"incarnation": _incarnation(now)})
+
+    async def is_corrected() -> bool:
+        return "clocks.others" not in problems(await look(well.redis, well.settings))
+
+    await wait_until(is_corrected, "the agent has registered with a correct clock", LIMIT_S)
     real = time.time
     monkeypatch.setattr(snapshot, "time", SimpleNamespace(time=lambda: real() - 100))
     here = await found(well, "clocks.here")
