@@ -258,14 +258,14 @@ def absence_advice(settings: Settings, url: str) -> str:
     except ConfigError:  # it has changed since it was read
         return START_ADVICE
     table = file.cells.get(settings.cell)
-    if table is None or _server_of(table.url) != _server_of(url):
+    if table is None or server_of(table.url) != server_of(url):
         return START_ADVICE
     line = file.url_lines[settings.cell]
     place = f"{file.path}{f':{line}' if line else ''}"
     return f"It is the url of cell {settings.cell!r} in {place}: start that server, or change the url"
 
 
-def _server_of(url: str) -> tuple[str, str, str]:
+def server_of(url: str) -> tuple[str, str, str]:
     """Return a URL without credentials and options."""
     parts = urlsplit(url)
     return parts.scheme, parts.netloc.rpartition("@")[2], parts.path

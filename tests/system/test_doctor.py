@@ -373,6 +373,41 @@ async def test_a_user_who_may_not_read_everything(well: RunningCell, own_server:
     assert "coord acl operator" in denied.advice
 
 
+def _sleeping(variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process with these variables."""
+    return subprocess.Popen(SLEEPS, env=os.environ | variables)
+
+
+async def test_settings_that_may_differ(own_server: EmbeddedServer, settings: Settings) -> None:
+    """Each role has a Redis user; gateways have ports and settings of their own; kinds may have other batches."""
+    here = socket.gethostname()
+    variables = {
+        "router": {"COORD_REDIS_URL": "redis://a:1@h", "COORD_GATEWAY_RATE": "5", "COORD_AGENT_TOKEN": "t"},
+        "router-2": {"COORD_REDIS_URL": "redis://b:2@h", "COORD_GATEWAY_PORT": "9002"},
+        "gateway": {"COORD_REDIS_URL": "redis://c:3@h", "COORD_GATEWAY_PORT": "9003", "COORD_BATCH": "16"},
+    }
+    running = {name: _sleeping(own) for name, own in variables.items()}
+    try:
+        records = [
+            worker_record(name.partition("-")[0], name, {"pid": str(process.pid), "host": here})
+            for name, process in running.items()
+        ]
+
+        def all_read() -> bool:
+            found = read_machine(records, {}).environments
+            return len(found.get("router", {})) == 2 and "COORD_BATCH" in found.get("gateway", {}).get("gateway", {})
+
+        await wait_until(all_read, "the processes run their programs", LIMIT_S)
+        redis = connect(own_server.url, settings, retries=0)
+        state = await read_snapshot(redis, Keys(settings.namespace), settings)
+        await redis.aclose()
+        assert not [one for one in diagnose(state, read_machine(records, {})) if one.code == "settings.differ"]
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+
+
 SLEEPS = (sys.executable, "-c", "import time; time.sleep(120)")
 #: A program whose child is in a process group of its own, as that of `timeout` is.
 PARENT = (sys.executable, "-c", f"import subprocess; subprocess.run({SLEEPS}, process_group=0)")
@@ -389,7 +424,7 @@ def _start_processes() -> tuple[subprocess.Popen[bytes], list[subprocess.Popen[b
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     workers = [
-        subprocess.Popen(SLEEPS, env=os.environ | {"COORD_BATCH": batch, "COORD_REDIS_URL": f"redis://:{batch}@h"})
+        subprocess.Popen(SLEEPS, env=os.environ | {"COORD_BATCH": batch, "COORD_REDIS_URL": f"redis://:pw@h{batch}"})
         for batch in ("16", "32")
     ]
     environ = os.environ | {"COORD_TASK_ID": "t-1", "COORD_AGENT_ID": "a-1"}
