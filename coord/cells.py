@@ -29,6 +29,7 @@ import re
 import shlex
 import stat
 import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -217,6 +218,7 @@ def load_with_cell(
         source.pop(variable_of("cell"), None)
         return load(source, **overrides), ()
     if cell is None and names_server(source):
+        source.pop(variable_of("cell"), None)  # the cell that it names is not in use
         return load(source, **overrides), ()
     load(source, **overrides)  # so that a mistyped variable is reported before anything is read or run
     file = read_cells(source)
@@ -256,14 +258,14 @@ def absence_advice(settings: Settings, url: str) -> str:
     except ConfigError:  # it has changed since it was read
         return START_ADVICE
     table = file.cells.get(settings.cell)
-    if table is None or _server_of(table.url) != _server_of(url):
+    if table is None or server_of(table.url) != server_of(url):
         return START_ADVICE
     line = file.url_lines[settings.cell]
     place = f"{file.path}{f':{line}' if line else ''}"
     return f"It is the url of cell {settings.cell!r} in {place}: start that server, or change the url"
 
 
-def _server_of(url: str) -> tuple[str, str, str]:
+def server_of(url: str) -> tuple[str, str, str]:
     """Return a URL without credentials and options."""
     parts = urlsplit(url)
     return parts.scheme, parts.netloc.rpartition("@")[2], parts.path
@@ -303,21 +305,29 @@ def _password(path: Path, name: str, table: CellTable) -> str | None:
             why = error.strerror if isinstance(error, OSError) else "it is not text"
             raise ConfigError(f"{where} password_file: cannot read {secret}: {why}") from None
     if table.password_command is not None:
-        return _printed(f"{where} password_command", _words(table.password_command))
+        return _printed(f"{where} password_command", words_of(table.password_command))
     return table.password
 
 
 def _printed(where: str, words: list[str]) -> str:
-    """Return the first line that a command prints."""
-    command = shlex.join(words)
+    """Return the first line that a command prints. Errors name its program only: the arguments may be secret."""
+    command = words[0]
+    asks = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))  # a person can answer
     try:
-        ended = subprocess.run(words, capture_output=True, timeout=COMMAND_S, check=False)
+        ended = subprocess.run(
+            words,
+            stdin=None if asks else subprocess.DEVNULL,  # piped input belongs to the command of coord
+            stdout=subprocess.PIPE,
+            stderr=None if asks else subprocess.PIPE,
+            timeout=COMMAND_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{where}: `{command}` did not end within {COMMAND_S:g} s") from None
     except OSError as error:
         raise ConfigError(f"{where}: cannot run `{command}`: {error.strerror}") from None
     if ended.returncode:
-        said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+        said = (ended.stderr or b"").decode("utf-8", "replace").strip().splitlines()
         raise ConfigError(
             f"{where}: `{command}` failed with exit code {ended.returncode}{f': {said[-1]}' if said else ''}"
         )
@@ -331,7 +341,8 @@ def _first_line(text: str, error: str) -> str:
     return line
 
 
-def _words(command: list[str] | str) -> list[str]:
+def words_of(command: list[str] | str) -> list[str]:
+    """Return the words of a ``password_command``."""
     return shlex.split(command) if isinstance(command, str) else command
 
 
@@ -419,7 +430,8 @@ class _Reader:
             if not all(isinstance(word, str) for word in value):
                 raise self._wrong(name, key, f"{key}: expected a list of words, each of them text")
         elif not isinstance(value, str):
-            raise self._wrong(name, key, f"{key} = {_typed(value)}: expected text")
+            given = key if key in PASSWORDS else f"{key} = {_typed(value)}"  # the value may be a password
+            raise self._wrong(name, key, f"{given}: expected text in quotes")
         if not value:
             raise self._wrong(name, key, f"{key} is empty")
 
@@ -447,11 +459,13 @@ class _Reader:
     def _check_command(self, name: str, table: CellTable) -> None:
         if isinstance(table.password_command, str):
             try:
-                shlex.split(table.password_command)
+                words = words_of(table.password_command)
             except ValueError as error:
                 raise self._wrong(
                     name, "password_command", f"password_command: {error}; fix the quotes, or write a list of words"
                 ) from None
+            if not words:
+                raise self._wrong(name, "password_command", "password_command is empty")
 
     def _check_files(self, name: str, table: CellTable) -> None:
         for key in (*TLS_FILES, "password_file"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ from coord.values import decoder_of
 
 #: Of a reported traceback, at most: its last frames say most.
 TRACEBACK_FRAMES, TRACEBACK_CHARS = 20, 2_000
-_PACKAGE = str(Path(__file__).parents[1])
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 class Handler(NamedTuple):

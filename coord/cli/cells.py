@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 from msgspec import Struct
 
-from coord.cells import LOCAL, CellsFile, CellTable, Choice, choose, named, names_server, read_cells, set_default
+from coord.cells import (
+    LOCAL,
+    CellsFile,
+    CellTable,
+    Choice,
+    choose,
+    named,
+    names_server,
+    read_cells,
+    set_default,
+    words_of,
+)
 from coord.cli.commands import AsJson, cell_option, complete_cell, group, register
 from coord.cli.output import hint, write_fields, write_items, write_json, write_line, write_table
 from coord.errors import ConfigError
@@ -24,7 +35,7 @@ class CellRow(Struct, frozen=True, kw_only=True):
     url: str | None  #: without its password; None for ``local``
     namespace: str | None
     user: str | None
-    password: str | None  #: where it comes from: ``password_env COORD_PASSWORD``
+    password: str | None  #: where it comes from: ``password_env REDIS_PASSWORD``
     tls: dict[str, str]
     is_used: bool
     chosen_by: str | None  #: ``--cell``, ``COORD_CELL`` or ``default``
@@ -139,7 +150,7 @@ def _row(name: str, table: CellTable | None, choice: Choice | None) -> CellRow:
     source = table.password_source if table is not None else None
     password = None
     if table is not None and source is not None:
-        password = source if source == "password" else f"{source} {_typed(getattr(table, source))}"
+        password = source if source == "password" else f"{source} {_place(table, source)}"
     elif table is not None and ":***@" in safe_url(table.url):
         password = "in the url"  # noqa: S105 -- where the password is
     return CellRow(
@@ -154,9 +165,10 @@ def _row(name: str, table: CellTable | None, choice: Choice | None) -> CellRow:
     )
 
 
-def _typed(command: str | list[str]) -> str:
+def _place(table: CellTable, source: str) -> str:
     """Return the file or variable as it is, and only the program of a command: its arguments may be secret."""
-    return command if isinstance(command, str) else command[0]
+    value = getattr(table, source)
+    return words_of(value)[0] if source == "password_command" else value
 
 
 def _reason(file: CellsFile, choice: Choice | None) -> str:

@@ -19,6 +19,7 @@ import psutil
 from coord import SyncClient
 from coord.cells import LOCAL
 from coord.config import Settings, without_settings
+from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
 from coord.errors import CoordError, ServerUnavailable
 
@@ -133,22 +134,43 @@ class DemoCell:
         raise ServerUnavailable(f"the agent {agent_id} of the demo is not running: {self._last_line()}")
 
     def end(self) -> None:
-        """End the cell in order, and remove its folder; a second call does nothing."""
+        """End the cell in order, and remove its folder; a second call does nothing.
+
+        Raises:
+            ServerUnavailable: the cell did not end in time, so it was killed.
+        """
         up, self._up = self._up, None
-        if hasattr(self, "client"):
-            self.client.close()
-        if up is not None:
-            if up.stdin is not None:
-                up.stdin.close()  # --watch-stdin: it shuts down
+        try:
+            if hasattr(self, "client"):
+                self.client.close()
+        finally:
             try:
-                up.wait(END_S)
-            except BaseException:  # also a second Ctrl-C
-                os.killpg(up.pid, signal.SIGKILL)
-                up.wait()
-                raise
+                if up is not None:
+                    self._shut_down(up)
             finally:
-                shutil.rmtree(self.folder, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+                self._remove()
+
+    def _shut_down(self, up: subprocess.Popen[bytes]) -> None:
+        if up.stdin is not None:
+            up.stdin.close()  # --watch-stdin: it shuts down
+        try:
+            up.wait(END_S)
+        except BaseException as error:  # also a second Ctrl-C
+            os.killpg(up.pid, signal.SIGKILL)
+            up.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise ServerUnavailable(
+                    f"the cell of the demo did not end within {END_S:g} s, so it was killed: {self._last_line()}"
+                ) from None
+            raise
+
+    def _remove(self) -> None:
+        """Remove the folder. A killed `coord up` leaves its server running: stop it first."""
+        try:
+            if (server := EmbeddedServer.find(self.folder / "data")) is not None:
+                server.stop(force=True)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _last_line(self) -> str:
         try:

@@ -295,14 +295,15 @@ def check_settings(snapshot: Snapshot, machine: Machine | None = None) -> Findin
             f"start all with the same value, or set it for all: coord settings set {setting} VALUE",
         )
     known = {f"COORD_{setting.upper()}" for values in snapshot.environments.values() for setting in values}
-    for variable, values in _differing(machine.environments if machine else {}, "(not set)"):
-        if variable not in known:  # these were compared above, on all machines
-            problems = True
-            yield _warning(
-                "settings.differ",
-                f"processes on this machine have different values of {variable}: {values}",
-                "start them with the same value",
-            )
+    for kind, environments in (machine.environments if machine else {}).items():
+        for variable, values in _differing(environments, "(not set)"):
+            if variable not in known:  # these were compared above, on all machines
+                problems = True
+                yield _warning(
+                    "settings.differ",
+                    f"processes of kind {kind} on this machine have different values of {variable}: {values}",
+                    "start them with the same value",
+                )
     if not problems:
         yield _ok("settings", f"{_count(len(snapshot.environments), 'distributor')} with the same settings")
 
@@ -337,7 +338,7 @@ def check_processes(machine: Machine) -> Findings:
             "processes.orphan",
             f"pid {orphan.pid} ({orphan.command}) runs task {orphan.task_id} of agent {orphan.agent_id}, "
             "which has ended: its result goes nowhere",
-            f"kill {orphan.pid}",
+            f"kill -- -{orphan.pid}",  # its process group
         )
     if not machine.gone and not machine.orphans:
         yield _ok("processes", f"no orphaned process on {machine.host}")

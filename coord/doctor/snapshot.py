@@ -31,6 +31,8 @@ HEALTHY = 0.9
 SILENT_MS = 3_600_000
 #: Entries of ``log:agents`` that are read for the clocks of agents.
 REGISTRATIONS = 200
+#: Milliseconds for which a registration says something about the clock of its machine.
+REGISTERED_MS = 3_600_000
 #: Processes of one kind that are read.
 PROCESSES = 500
 #: The kinds of processes, in the order of ``coord ps``.
@@ -127,7 +129,7 @@ async def read_snapshot(
             for agent in await _agents(redis, keys, [decode_text(name) for name in raw.get("departed", ())])
             if agent.status is AgentStatus.STALE
         ),
-        registrations=tuple(_registrations(raw.get("registered", ()))),
+        registrations=tuple(_registrations(raw.get("registered", ()), now)),
         clock_offset=round((middle + half_trip) * 1000) - now,
         clock_error=round(half_trip * 1000),
         denied=tuple(denied),
@@ -222,14 +224,21 @@ def _ages(raw: Mapping[Any, Any], now: int) -> dict[str, int]:
     return {stream: max(0, now - entry_ms(entries[0][0])) for stream, entries in first.items() if entries}
 
 
-def _registrations(entries: Any) -> list[Registration]:
-    found = []
+def _registrations(entries: Any, now: int) -> list[Registration]:
+    """Return the newest registration of each agent within the last hour; clocks may have been corrected since.
+
+    Args:
+        entries: of the log, newest first.
+        now: the server's clock in ms.
+    """
+    newest: dict[str, Registration | None] = {}
     for entry_id, raw in entries:
         fields = decode_fields(raw)
-        created_at = _created_at(fields.get("incarnation", ""))
-        if fields.get("type") == "agent.registered" and created_at is not None:
-            found.append(Registration(fields.get("agent_id", ""), created_at, entry_ms(entry_id)))
-    return found
+        at, agent_id = entry_ms(entry_id), fields.get("agent_id", "")
+        if fields.get("type") == "agent.registered" and now - at < REGISTERED_MS and agent_id not in newest:
+            created_at = _created_at(fields.get("incarnation", ""))
+            newest[agent_id] = None if created_at is None else Registration(agent_id, created_at, at)
+    return [registration for registration in newest.values() if registration is not None]
 
 
 def _created_at(incarnation: str) -> int | None:

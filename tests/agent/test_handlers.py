@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from pydantic import BaseModel
 
+import coord
 from coord.agent.handlers import (
     TRACEBACK_CHARS,
     check_hook,
@@ -224,3 +225,11 @@ def test_a_traceback_begins_in_the_code_of_the_user() -> None:
     with pytest.raises(ConfigError) as raised:
         check_message_handler(lambda: None)
     assert traceback_of(raised.value).count("File") == 1
+
+
+def test_a_folder_with_a_longer_name_is_of_the_user() -> None:
+    """A project beside the package, such as coord_agents, is no part of it."""
+    mine = f"{Path(coord.__file__).parent}_agents/mine.py"
+    with pytest.raises(ZeroDivisionError) as raised:
+        exec(compile("1 / 0", mine, "exec"))  # noqa: S102 -- a file that need not exist
+    assert mine in traceback_of(raised.value)

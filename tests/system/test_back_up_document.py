@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from coord import Client
 from coord.config import Settings
-from coord.embedded import EmbeddedServer, find_binary
+from coord.embedded import EmbeddedServer
 from coord.keys import Keys
 from coord.models.tasks import TaskState
 from tests.ledger import assert_ledger
@@ -30,7 +31,7 @@ async def play(block: str, data: Path, socket: Path, folder: Path) -> None:
     """Type a block into a shell that stops at the first error."""
     assert block.count("DATA=") == block.count(USUAL)
     script = block.replace(USUAL, f"DATA={data}\n").replace("$DATA/redis.sock", str(socket))
-    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     shell = await asyncio.create_subprocess_exec(
         "bash", "-e", "-o", "pipefail", "-c", script, cwd=folder, env=os.environ | {"PATH": path},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -58,8 +59,6 @@ async def check_restored(folder: Path, ids: list[str]) -> None:
 @pytest.mark.timeout(300)
 async def test_a_backup_is_restored(tmp_path: Path) -> None:
     """A snapshot and a copy of the append-only file from a cell at work, and a copy of the folder of a stopped one."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "valkey-server").symlink_to(find_binary())
     snapshot, restore, copy, stopped = (
         block.text for block in blocks_run_by(ROOT / "docs" / "how-to" / "back-up.md", THIS)
     )

@@ -7,13 +7,17 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from coord.demo import cell, tour
+from coord.embedded import EmbeddedServer
+from coord.errors import ServerUnavailable
 from tests.commands import is_known, parse
 from tests.repo.documents import split
 
@@ -88,6 +92,38 @@ def test_ctrl_c(tmp_path: Path) -> None:
     assert "interrupted: the cell has ended, and its folder is removed" in rest
     assert "Traceback" not in rest
     assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("interrupt", [False, True])
+@pytest.mark.timeout(400)
+def test_a_cell_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: bool) -> None:
+    """It is killed after a time, or at a second Ctrl-C; then neither its server nor its folder is left."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    demo = cell.DemoCell()
+    with pytest.raises(KeyboardInterrupt if interrupt else ServerUnavailable) as raised, demo:  # noqa: PT012
+        server = EmbeddedServer.find(demo.folder / "data")
+        assert server is not None
+        assert demo._up is not None
+        if interrupt:
+            monkeypatch.setattr(demo._up, "wait", interrupted_once(demo._up.wait))
+        else:
+            monkeypatch.setattr(cell, "END_S", 0)
+    assert interrupt or "did not end within 0 s, so it was killed: " in str(raised.value)
+    assert not server.alive()
+    assert not demo.folder.exists()
+
+
+def interrupted_once(wait: Callable[..., int]) -> Callable[..., int]:
+    """A function that is interrupted at its first call."""
+    calls: list[float | None] = []
+
+    def wait_or_not(timeout: float | None = None) -> int:
+        calls.append(timeout)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return wait(timeout)
+
+    return wait_or_not
 
 
 @pytest.mark.timeout(400)

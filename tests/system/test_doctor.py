@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 from redis.asyncio import Redis
 
@@ -244,16 +246,29 @@ async def test_the_ledger(well: RunningCell) -> None:
     assert not [one for one in await look(well.redis, well.settings) if one.code == "ledger"]
 
 
+def _incarnation(at: int) -> str:
+    """A UUIDv7 of this time in ms."""
+    digits = f"{at:012x}7" + "0" * 3 + "8" + "0" * 15
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
 async def test_the_clocks(well: RunningCell, monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine's, and that of an agent, which shows in its incarnation."""
-    hour_ahead = int(time.time() * 1000) + 3_600_000
-    digits = f"{hour_ahead:012x}7" + "0" * 3 + "8" + "0" * 15
-    incarnation = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-    data = {"agent_id": "early-1", "agent_type": "worker", "incarnation": incarnation}
+    now = int(time.time() * 1000)
+    data = {"agent_id": "early-1", "agent_type": "worker", "incarnation": _incarnation(now + 3_600_000)}
     await add_fact(well, "in:registry", "agent.registered", data)
     early = await found(well, "clocks.others")
     assert "early-1" in early.message
     assert "59 min" in early.message or "1 h 0 min" in early.message
+    monkeypatch.setattr(snapshot, "REGISTERED_MS", 0)  # it was longer ago
+    assert "clocks.others" not in problems(await look(well.redis, well.settings))
+    monkeypatch.undo()
+    await add_fact(well, "in:registry", "agent.registered", data | {"incarnation": _incarnation(now)})
+
+    async def is_corrected() -> bool:
+        return "clocks.others" not in problems(await look(well.redis, well.settings))
+
+    await wait_until(is_corrected, "the agent has registered with a correct clock", LIMIT_S)
     real = time.time
     monkeypatch.setattr(snapshot, "time", SimpleNamespace(time=lambda: real() - 100))
     here = await found(well, "clocks.here")
@@ -358,7 +373,44 @@ async def test_a_user_who_may_not_read_everything(well: RunningCell, own_server:
     assert "coord acl operator" in denied.advice
 
 
+def _sleeping(variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process with these variables."""
+    return subprocess.Popen(SLEEPS, env=os.environ | variables)
+
+
+async def test_settings_that_may_differ(own_server: EmbeddedServer, settings: Settings) -> None:
+    """Each role has a Redis user; gateways have ports and settings of their own; kinds may have other batches."""
+    here = socket.gethostname()
+    variables = {
+        "router": {"COORD_REDIS_URL": "redis://a:1@h", "COORD_GATEWAY_RATE": "5", "COORD_AGENT_TOKEN": "t"},
+        "router-2": {"COORD_REDIS_URL": "redis://b:2@h", "COORD_GATEWAY_PORT": "9002"},
+        "gateway": {"COORD_REDIS_URL": "redis://c:3@h", "COORD_GATEWAY_PORT": "9003", "COORD_BATCH": "16"},
+    }
+    running = {name: _sleeping(own) for name, own in variables.items()}
+    try:
+        records = [
+            worker_record(name.partition("-")[0], name, {"pid": str(process.pid), "host": here})
+            for name, process in running.items()
+        ]
+
+        def all_read() -> bool:
+            found = read_machine(records, {}).environments
+            return len(found.get("router", {})) == 2 and "COORD_BATCH" in found.get("gateway", {}).get("gateway", {})
+
+        await wait_until(all_read, "the processes run their programs", LIMIT_S)
+        redis = connect(own_server.url, settings, retries=0)
+        state = await read_snapshot(redis, Keys(settings.namespace), settings)
+        await redis.aclose()
+        assert not [one for one in diagnose(state, read_machine(records, {})) if one.code == "settings.differ"]
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+
+
 SLEEPS = (sys.executable, "-c", "import time; time.sleep(120)")
+#: A program whose child is in a process group of its own, as that of `timeout` is.
+PARENT = (sys.executable, "-c", f"import subprocess; subprocess.run({SLEEPS}, process_group=0)")
 #: Starts a program in a process group of its own, prints its pid, and ends.
 LEAVES = """
 import subprocess, sys
@@ -372,11 +424,11 @@ def _start_processes() -> tuple[subprocess.Popen[bytes], list[subprocess.Popen[b
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     workers = [
-        subprocess.Popen(SLEEPS, env=os.environ | {"COORD_BATCH": batch, "COORD_REDIS_URL": f"redis://:{batch}@h"})
+        subprocess.Popen(SLEEPS, env=os.environ | {"COORD_BATCH": batch, "COORD_REDIS_URL": f"redis://:pw@h{batch}"})
         for batch in ("16", "32")
     ]
     environ = os.environ | {"COORD_TASK_ID": "t-1", "COORD_AGENT_ID": "a-1"}
-    printed = subprocess.run([sys.executable, "-c", LEAVES, *SLEEPS], env=environ, stdout=subprocess.PIPE, check=True)
+    printed = subprocess.run([sys.executable, "-c", LEAVES, *PARENT], env=environ, stdout=subprocess.PIPE, check=True)
     return ended, workers, int(printed.stdout)
 
 
@@ -391,6 +443,13 @@ async def test_the_processes_of_this_machine(well: RunningCell) -> None:
         ]
         state = await read_snapshot(well.redis, well.keys, well.settings)
         seen: list[Finding] = []
+        children: list[psutil.Process] = []
+
+        def has_child() -> bool:
+            children[:] = psutil.Process(orphan).children()
+            return any(os.getpgid(child.pid) == child.pid for child in children)
+
+        await wait_until(has_child, "the program starts its child", LIMIT_S)
 
         async def all_found() -> bool:
             machine = read_machine(records, {"COORD_X": "COORD_X is not a setting"})
@@ -404,7 +463,8 @@ async def test_the_processes_of_this_machine(well: RunningCell) -> None:
         for process in workers:
             process.kill()
             process.wait()
-        os.kill(orphan, 9)
+        for pid in (orphan, *(child.pid for child in children)):
+            os.kill(pid, signal.SIGKILL)
     messages = {one.code + " " + one.message.partition(":")[0]: one for one in seen}
     assert messages["settings.unknown COORD_X is not a setting"].advice == "unset COORD_X"
     differing = [one.message for one in seen if one.code == "settings.differ"]
@@ -415,7 +475,8 @@ async def test_the_processes_of_this_machine(well: RunningCell) -> None:
     ]
     (lost,) = [one for one in seen if one.code == "processes.orphan" and f"pid {orphan} " in one.message]
     assert "runs task t-1 of agent a-1" in lost.message
-    assert lost.advice == f"kill {orphan}"
+    assert lost.advice == f"kill -- -{orphan}"
+    assert not [one for one in seen if f"pid {children[0].pid} " in one.message]  # it is the program's own
 
 
 @pytest.fixture(scope="module")

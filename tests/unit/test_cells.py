@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,7 @@ def test_the_order_of_what_names_a_server(path: Path) -> None:
     assert place({"COORD_CELL": "production"}) == PRODUCTION
     assert place(url) == ("redis://env:1", "coord", None)
     assert place({"AITBC_REDIS_URL": "redis://old:1"}) == ("redis://old:1", "coord", None)
-    assert place(url | {"COORD_CELL": "production"})[0] == "redis://env:1"
+    assert place(url | {"COORD_CELL": "production"}) == ("redis://env:1", "coord", None)
     assert place(url, cell="production") == PRODUCTION
     assert place({"COORD_CELL": "production"}, redis_url="redis://option:1") == ("redis://option:1", "coord", None)
     assert place(cell="local") == (None, "coord", "local")
@@ -137,16 +139,51 @@ def test_where_a_password_comes_from(path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        ("sh -c 'echo locked >&2; exit 3'", "failed with exit code 3: locked"),
-        ("no-such-program-here x", "cannot run `no-such-program-here x`: No such file"),
+        ("sh -c 'echo locked >&2; exit 3'", "`sh` failed with exit code 3: locked"),
+        ("no-such-program-here x", "cannot run `no-such-program-here`: No such file"),
         ("true", "`true` printed nothing"),
     ],
 )
 def test_a_password_command_that_fails(path: Path, command: str, error: str) -> None:
-    """The error shows the command and what it said."""
+    """The error shows the program and what it said, not the arguments."""
     write(path, f'[cells.a]\nurl = "redis://h:1"\npassword_command = "{command}"\n')
     with pytest.raises(ConfigError, match=f"password_command: .*{error}"):
         place(cell="a")
+
+
+def test_a_password_command_does_not_read_the_input_of_coord(path: Path) -> None:
+    """Piped input has the tasks to submit; the command gets an empty one."""
+    write(path, A + "password_command = \"sh -c 'cat; echo secret'\"\n")
+    program = (
+        "import sys; from coord.cells import load_with_cell; "
+        "print(load_with_cell(cell='a')[0].redis_url, sys.stdin.read())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], input="a task", capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stdout == "redis://:secret@h:1 a task\n", ended.stderr
+
+
+def test_a_password_command_asks_on_a_terminal(path: Path) -> None:
+    """It reads the terminal, and shows its question there."""
+    write(path, A + "password_command = \"sh -c 'echo question >&2; read answer; echo $answer'\"\n")
+    program = "from coord.cells import load_with_cell; print(load_with_cell(cell='a')[0].redis_url)"
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, b"secret\n")
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            timeout=60,
+            check=False,
+        )
+        assert ended.stdout == b"redis://:secret@h:1\n"
+        assert b"question" in os.read(ours, 1024)
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_a_unix_socket(path: Path) -> None:
@@ -187,7 +224,7 @@ A = '[cells.a]\nurl = "redis://h:1"\n'
         ("[cells.a]\n", 1, r"\[cells.a\] url is missing"),
         ("[cells.local]\n", 1, "the name 'local' is reserved"),
         ('[cells."a b"]\n', None, "a name has 1 to 64 characters"),
-        ("[cells.a]\nurl = 5\n", 2, "url = 5: expected text"),
+        ("[cells.a]\nurl = 5\n", 2, "url = 5: expected text in quotes"),
         ('[cells.a]\nurl = ""\n', 2, "url is empty"),
         ('[cells.a]\nurl = "http://h"\n', 2, "url 'http://h' is not a Redis URL"),
         (A + 'namespace = "a b"\n', 3, "namespace 'a b': expected 1 to 64 characters"),
@@ -197,6 +234,7 @@ A = '[cells.a]\nurl = "redis://h:1"\n'
         (A.replace("redis:", "rediss:") + 'tls_ca = "ca.pem"\n', 3, "tls_ca: there is no file .*ca.pem"),
         (A + 'password_file = "~nobody-here/x"\n', 3, "password_file = .*there is no such home directory"),
         (A + "password_command = [1]\n", 3, "expected a list of words"),
+        (A + 'password_command = "  "\n', 3, "password_command is empty"),
         (A + 'password_command = "echo \'x"\n', 3, "No closing quotation; fix the quotes"),
         ("[cells.a\n", None, "is not TOML: .*line 1"),
     ],
@@ -208,6 +246,23 @@ def test_an_invalid_file(path: Path, text: str, line: int | None, error: str) ->
         read_cells()
     assert str(caught.value).startswith(f"{path}:{line}: " if line else str(path))
     assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "password = 12345678",
+        "password_command = 12345678",
+        'password_command = "false --token 12345678"',
+        'password_command = ["no-such-program", "12345678"]',
+    ],
+)
+def test_no_error_shows_a_password(path: Path, line: str) -> None:
+    """A value without quotes and an argument of a command may be secret."""
+    write(path, A + line + "\n")
+    with pytest.raises(ConfigError, match="password") as caught:
+        place(cell="a")
+    assert "12345678" not in str(caught.value)
 
 
 def test_a_name_that_does_not_exist(path: Path) -> None:

@@ -122,6 +122,16 @@ def test_the_default(coord: Coord, path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "default" not in path.read_text()
 
 
+@pytest.mark.parametrize("command", ['"vault --token hush"', '["vault", "--token", "hush"]'])
+def test_only_the_program_of_a_password_command_is_shown(coord: Coord, path: Path, command: str) -> None:
+    """Its arguments may be secret, in one line as in a list of words."""
+    path.write_text(f'[cells.far]\nurl = "redis://far.example.org"\npassword_command = {command}\n')
+    for arguments in (("cells", "list"), ("cells", "show", "far"), ("cells", "show", "far", "--json")):
+        found = coord(*arguments)
+        assert "password_command vault" in found.out
+        assert "hush" not in found.out + found.err
+
+
 def test_a_readable_password_is_a_warning(coord: Coord, path: Path) -> None:
     """On standard error, with the command that ends it."""
     path.chmod(0o644)
