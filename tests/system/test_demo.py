@@ -109,6 +109,7 @@ def test_a_cell_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         else:
             monkeypatch.setattr(cell, "END_S", 0)
     assert interrupt or "did not end within 0 s, so it was killed: " in str(raised.value)
+    assert server is not None
     assert not server.alive()
     assert not demo.folder.exists()
 
