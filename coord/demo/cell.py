@@ -105,8 +105,13 @@ class DemoCell:
         """
         deadline = time.monotonic() + START_S
         while not is_done():
-            if self._up is None or self._up.poll() is not None or time.monotonic() > deadline:
-                raise ServerUnavailable(f"the demo waited in vain until {what}: {self._last_line()}")
+            if self._up is None or self._up.poll() is not None:
+                raise ServerUnavailable(f"the cell of the demo has ended: {self._last_line()}")
+            if time.monotonic() > deadline:
+                raise ServerUnavailable(
+                    f"the demo timed out after {START_S:g} s, before {what}: {self._last_line()}. "
+                    "Try again when the machine has less to do"
+                )
             time.sleep(POLL_S)
 
     def command(self, words: Sequence[str]) -> str:

@@ -330,7 +330,7 @@ def check_processes(machine: Machine) -> Findings:
     for name in machine.gone:
         yield _warning(
             "processes.gone",
-            f"{name} has ended without a word; its record expires by itself",
+            f"{name} ended without deregistering; its record expires by itself",
             "see its log; start another one: coord worker KIND",
         )
     for orphan in machine.orphans:

@@ -471,7 +471,7 @@ async def test_the_processes_of_this_machine(well: RunningCell) -> None:
     assert any("COORD_BATCH: 16 in r-1; 32 in r-2" in message for message in differing)
     assert any("COORD_REDIS_URL: value 1 in r-1; value 2 in r-2" in message for message in differing)  # no password
     assert [one.message for one in seen if one.code == "processes.gone"] == [
-        f"r-0 (pid {ended.pid}) has ended without a word; its record expires by itself"
+        f"r-0 (pid {ended.pid}) ended without deregistering; its record expires by itself"
     ]
     (lost,) = [one for one in seen if one.code == "processes.orphan" and f"pid {orphan} " in one.message]
     assert "runs task t-1 of agent a-1" in lost.message
