@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from coord.gateway.script import join
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered
 from coord.streams import Append
-from tests.browser import DEVICES, THEMES, Device, OpenPage, Theme, WatchedPage
+from tests.browser import DEVICES, THEMES, TIMEOUT_MS, Device, OpenPage, Theme, WatchedPage
 from tests.ports import unused_port
 from tests.repo.documents import ROOT, blocks
 from tests.running import running_cell
@@ -159,6 +160,33 @@ def test_tiles_follow_the_events(cell: LiveCell, gateway: Gateway, fleet: OpenFl
     expect(tile(page, "cli-agent")).to_have_attribute("aria-label", re.compile("0 of 50 tasks"))
     gateway.success("DELETE", "/agents/late-1")
     expect(tile(page, "late-1")).to_have_count(0)
+
+
+def test_events_during_a_read_of_all_agents_count(cell: LiveCell, fleet: OpenFleet) -> None:
+    """What is read is older than they are, so they are applied to it."""
+    other, page = fleet(), fleet()
+    read: list[Any] = []
+
+    def keep(route: Any) -> None:  # later ones get no answer: they would hide a lost event
+        read.append((route, route.fetch() if not read else None))
+
+    page.route(re.compile(r"/agents\?"), keep)
+    page.reload()
+    expect(page.get_by_text("Live")).to_be_visible()
+    wait_for = monotonic() + TIMEOUT_MS / 1000
+    while not read and monotonic() < wait_for:
+        page.wait_for_timeout(20)
+    cell.do(cell.client.admin.drain("gpu-2"))
+    cell.do(cell.client.submit("gate", {"gate": "missed"}, task_id="missed-1"))
+    try:
+        expect(other.locator(".placements li").first).to_contain_text("missed-1")
+        page.wait_for_timeout(500)  # this page shows nothing yet, but has the events too
+        read[0][0].fulfill(response=read[0][1])
+        expect(tile(page, "gpu-2")).to_have_attribute("aria-label", re.compile("gpu-2: draining"))
+        expect(tile(page, "cli-agent")).to_have_attribute("aria-label", re.compile("1 of 50 tasks"))
+    finally:
+        cell.open_gate("missed")
+        cell.do(cell.client.admin.resume("gpu-2"))
 
 
 #: True if something is drawn on the canvas of the flights.
