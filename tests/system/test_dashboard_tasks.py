@@ -517,7 +517,11 @@ def test_an_empty_cell_says_what_to_do(cell: LiveCell, open_page: OpenPage) -> N
             page.goto(f"{page.url.partition('#')[0]}#/task/nothing-1")
             expect(page.get_by_role("heading", name="There is no task “nothing-1”")).to_be_visible()
             expect(page.locator("pre")).to_have_text("coord tasks list 'id:nothing-1*'")
+            page.goto(page.url.replace("nothing-1", "x';ls;'"))
+            expect(page.get_by_role("heading", name="There is no task “x';ls;'”")).to_be_visible()
+            expect(page.locator("pre")).to_have_count(0)
             watched.forgive("status of 404")
+            watched.forgive("status of 422")
             page.goto("about:blank")
     finally:
         cell.do(stack.aclose())
