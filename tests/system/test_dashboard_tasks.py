@@ -136,6 +136,20 @@ def test_it_shows_why_tasks_wait(cell: LiveCell, tasks: OpenTasks) -> None:
     assert page.url.endswith("#/tasks?q=state%3Ascheduled")
 
 
+def test_waiting_tasks_follow_while_a_link_has_the_focus(cell: LiveCell, tasks: OpenTasks) -> None:
+    """It keeps the focus when the list is drawn again."""
+    needs = {"capabilities": ["focus"]}
+    submit(cell, "focus", "focus-1", requirements=needs)
+    page = tasks()
+    pool = page.locator(".pools li").filter(has=page.get_by_role("link", name="focus", exact=True))
+    link = pool.get_by_role("link")
+    expect(pool.locator("b")).to_have_text("1")
+    link.focus()
+    submit(cell, "focus", "focus-2", requirements=needs)
+    expect(pool.locator("b")).to_have_text("2")
+    expect(link).to_be_focused()
+
+
 def test_the_query_is_in_the_url(cell: LiveCell, tasks: OpenTasks) -> None:
     """A view can be kept and sent; fields and values are completed."""
     submit(cell, "echo", "view-1", "view-2")
