@@ -338,6 +338,24 @@ def test_a_restarted_gateway_is_caught_up_with(cell: LiveCell, open_page: OpenPa
     watched.forgive("ERR_|status of 503")
 
 
+def test_a_browser_that_was_asleep_does_not_read_what_it_missed(cell: LiveCell, open_page: OpenPage) -> None:
+    """It continues where the connection ended, and after minutes it begins with what comes next."""
+    port = unused_port()
+    with gateway_of(cell, port):
+        watched = open_page(f"http://127.0.0.1:{port}/ui")
+        page = watched.page
+        expect(page.locator(".tile")).to_have_count(4)
+        cell.do(cell.client.submit("echo", task_id="asleep-1"))
+        expect(page.locator(".placements li").first).to_contain_text("asleep-1")
+    for asleep_ms, continues in ((0, True), (400_000, False)):
+        expect(page.get_by_text("Connection lost", exact=True)).to_be_visible()
+        page.evaluate("(asleep) => { const now = Date.now; Date.now = () => now() + asleep }", asleep_ms)
+        with page.expect_request("**/events?*") as request:
+            page.get_by_role("button", name="Connect now").click()
+        assert ("last-event-id" in request.value.headers) is continues
+    watched.forgive("ERR_|status of 503")
+
+
 def test_a_role_limits_what_is_offered(cell: LiveCell, secured: Gateway, open_page: OpenPage) -> None:
     """The page asks for a credential, shows whose it is, and disables what its role may not do, with the reason."""
     readonly, _ = cell.do(cell.client.admin.create_key("readonly", name="watcher"))
