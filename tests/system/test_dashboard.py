@@ -470,6 +470,29 @@ def test_a_pressed_flight_opens_its_task(cell: LiveCell, fleet: OpenFleet) -> No
     assert page.url.endswith("#/task/pressed-2")
 
 
+#: Presses the button "Table" at a place where a flight is drawn. True once it has done so.
+PRESS_TABLE = """() => {
+  const canvas = document.querySelector("canvas.flights");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const at = data.findIndex((value, index) => index % 4 === 3 && value > 200) >> 2;
+  if (at < 0) return false;
+  const [clientX, clientY] = [at % canvas.width, Math.floor(at / canvas.width)];
+  const press = new MouseEvent("click", { bubbles: true, cancelable: true, clientX, clientY });
+  document.querySelector(".segments button:last-child").dispatchEvent(press);
+  return true;
+}"""
+
+
+def test_a_flight_takes_no_press_of_a_control(cell: LiveCell, fleet: OpenFleet) -> None:
+    """A button under a flight does what it says."""
+    page = fleet()
+    expect(page.locator(".tile")).to_have_count(4)
+    cell.do(cell.client.submit("echo", task_id="over-1"))
+    page.wait_for_function(PRESS_TABLE)
+    expect(page.get_by_role("table", name="Agents")).to_be_visible()
+    assert page.url.endswith("#/fleet?view=table")
+
+
 #: A page with a chart of three values, of which the last one changes each second.
 CHART_PAGE = """
 import { chart } from "../chart.js";
