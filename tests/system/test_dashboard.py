@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from coord.gateway.script import join
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered
 from coord.streams import Append
-from tests.browser import DEVICES, THEMES, Device, OpenPage, Theme, WatchedPage
+from tests.browser import DEVICES, THEMES, TIMEOUT_MS, Device, OpenPage, Theme, WatchedPage
 from tests.ports import unused_port
 from tests.repo.documents import ROOT, blocks
 from tests.running import running_cell
@@ -159,6 +160,33 @@ def test_tiles_follow_the_events(cell: LiveCell, gateway: Gateway, fleet: OpenFl
     expect(tile(page, "cli-agent")).to_have_attribute("aria-label", re.compile("0 of 50 tasks"))
     gateway.success("DELETE", "/agents/late-1")
     expect(tile(page, "late-1")).to_have_count(0)
+
+
+def test_events_during_a_read_of_all_agents_count(cell: LiveCell, fleet: OpenFleet) -> None:
+    """What is read is older than they are, so they are applied to it."""
+    other, page = fleet(), fleet()
+    read: list[Any] = []
+
+    def keep(route: Any) -> None:  # later ones get no answer: they would hide a lost event
+        read.append((route, route.fetch() if not read else None))
+
+    page.route(re.compile(r"/agents\?"), keep)
+    page.reload()
+    expect(page.get_by_text("Live")).to_be_visible()
+    wait_for = monotonic() + TIMEOUT_MS / 1000
+    while not read and monotonic() < wait_for:
+        page.wait_for_timeout(20)
+    cell.do(cell.client.admin.drain("gpu-2"))
+    cell.do(cell.client.submit("gate", {"gate": "missed"}, task_id="missed-1"))
+    try:
+        expect(other.locator(".placements li").first).to_contain_text("missed-1")
+        page.wait_for_timeout(500)  # this page shows nothing yet, but has the events too
+        read[0][0].fulfill(response=read[0][1])
+        expect(tile(page, "gpu-2")).to_have_attribute("aria-label", re.compile("gpu-2: draining"))
+        expect(tile(page, "cli-agent")).to_have_attribute("aria-label", re.compile("1 of 50 tasks"))
+    finally:
+        cell.open_gate("missed")
+        cell.do(cell.client.admin.resume("gpu-2"))
 
 
 #: True if something is drawn on the canvas of the flights.
@@ -310,6 +338,26 @@ def test_a_restarted_gateway_is_caught_up_with(cell: LiveCell, open_page: OpenPa
     watched.forgive("ERR_|status of 503")
 
 
+def test_a_browser_that_was_asleep_does_not_read_what_it_missed(cell: LiveCell, open_page: OpenPage) -> None:
+    """It continues where the connection ended, and after minutes it begins with what comes next."""
+    port = unused_port()
+    with gateway_of(cell, port):
+        watched = open_page(f"http://127.0.0.1:{port}/ui")
+        page = watched.page
+        expect(page.locator(".tile")).to_have_count(4)
+        cell.do(cell.client.submit("echo", task_id="asleep-1"))
+        expect(page.locator(".placements li").first).to_contain_text("asleep-1")
+    for asleep_ms, continues in ((0, True), (400_000, False)):
+        expect(page.get_by_text("Connection lost", exact=True)).to_be_visible()
+        page.evaluate("(asleep) => { const now = Date.now; Date.now = () => now() + asleep }", asleep_ms)
+        with page.expect_request("**/events?*") as request:
+            page.get_by_role("button", name="Connect now").click()
+        assert ("last-event-id" in request.value.headers) is continues
+    page.goto("about:blank")
+    page.wait_for_timeout(500)  # the browser reports failed requests late
+    watched.forgive("ERR_|status of 503")
+
+
 def test_a_role_limits_what_is_offered(cell: LiveCell, secured: Gateway, open_page: OpenPage) -> None:
     """The page asks for a credential, shows whose it is, and disables what its role may not do, with the reason."""
     readonly, _ = cell.do(cell.client.admin.create_key("readonly", name="watcher"))
@@ -422,6 +470,29 @@ def test_a_pressed_flight_opens_its_task(cell: LiveCell, fleet: OpenFleet) -> No
     cell.do(cell.client.submit("echo", task_id="pressed-2"))
     page.get_by_role("link", name="pressed-2").click()
     assert page.url.endswith("#/task/pressed-2")
+
+
+#: Presses the button "Table" at a place where a flight is drawn. True once it has done so.
+PRESS_TABLE = """() => {
+  const canvas = document.querySelector("canvas.flights");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const at = data.findIndex((value, index) => index % 4 === 3 && value > 200) >> 2;
+  if (at < 0) return false;
+  const [clientX, clientY] = [at % canvas.width, Math.floor(at / canvas.width)];
+  const press = new MouseEvent("click", { bubbles: true, cancelable: true, clientX, clientY });
+  document.querySelector(".segments button:last-child").dispatchEvent(press);
+  return true;
+}"""
+
+
+def test_a_flight_takes_no_press_of_a_control(cell: LiveCell, fleet: OpenFleet) -> None:
+    """A button under a flight does what it says."""
+    page = fleet()
+    expect(page.locator(".tile")).to_have_count(4)
+    cell.do(cell.client.submit("echo", task_id="over-1"))
+    page.wait_for_function(PRESS_TABLE)
+    expect(page.get_by_role("table", name="Agents")).to_be_visible()
+    assert page.url.endswith("#/fleet?view=table")
 
 
 #: A page with a chart of three values, of which the last one changes each second.

@@ -136,6 +136,20 @@ def test_it_shows_why_tasks_wait(cell: LiveCell, tasks: OpenTasks) -> None:
     assert page.url.endswith("#/tasks?q=state%3Ascheduled")
 
 
+def test_waiting_tasks_follow_while_a_link_has_the_focus(cell: LiveCell, tasks: OpenTasks) -> None:
+    """It keeps the focus when the list is drawn again."""
+    needs = {"capabilities": ["focus"]}
+    submit(cell, "focus", "focus-1", requirements=needs)
+    page = tasks()
+    pool = page.locator(".pools li").filter(has=page.get_by_role("link", name="focus", exact=True))
+    link = pool.get_by_role("link")
+    expect(pool.locator("b")).to_have_text("1")
+    link.focus()
+    submit(cell, "focus", "focus-2", requirements=needs)
+    expect(pool.locator("b")).to_have_text("2")
+    expect(link).to_be_focused()
+
+
 def test_the_query_is_in_the_url(cell: LiveCell, tasks: OpenTasks) -> None:
     """A view can be kept and sent; fields and values are completed."""
     submit(cell, "echo", "view-1", "view-2")
@@ -517,7 +531,11 @@ def test_an_empty_cell_says_what_to_do(cell: LiveCell, open_page: OpenPage) -> N
             page.goto(f"{page.url.partition('#')[0]}#/task/nothing-1")
             expect(page.get_by_role("heading", name="There is no task “nothing-1”")).to_be_visible()
             expect(page.locator("pre")).to_have_text("coord tasks list 'id:nothing-1*'")
+            page.goto(page.url.replace("nothing-1", "x';ls;'"))
+            expect(page.get_by_role("heading", name="There is no task “x';ls;'”")).to_be_visible()
+            expect(page.locator("pre")).to_have_count(0)
             watched.forgive("status of 404")
+            watched.forgive("status of 422")
             page.goto("about:blank")
     finally:
         cell.do(stack.aclose())

@@ -39,6 +39,15 @@ export function fill(element, ...children) {
   return element;
 }
 
+/** Replace the content of an element; a focused link gives the focus to the new link to its place, or to the first. */
+export function refill(element, ...children) {
+  const focused = element.contains(document.activeElement) && document.activeElement.getAttribute("href");
+  fill(element, ...children);
+  if (!focused) return;
+  const links = [...element.querySelectorAll("a")];
+  (links.find((link) => link.getAttribute("href") === focused) ?? links[0])?.focus({ preventScroll: true });
+}
+
 /** Set the text of an element, only if it differs: a write costs a layout. */
 export function setText(element, text) {
   const value = String(text);

@@ -22,8 +22,9 @@ const SILENCE_MS = 40_000;
 const YOUNG_MS = 2_000;
 const QUIET_MS = 250;
 const BEHIND_MS = 10_000;
-/** A hidden tab gives its connection back: browsers open only six to a host. After longer it does not read it all. */
+/** A hidden tab gives its connection back: browsers open only six to a host. */
 const HIDDEN_MS = 60_000;
+/** After longer without data it does not read all that it has missed. */
 const FORGOTTEN_MS = 300_000;
 /** Milliseconds of work before the browser gets its turn. */
 const SLICE_MS = 12;
@@ -34,6 +35,8 @@ class Feed {
     /** Milliseconds by which the gateway's clock is ahead of the browser's. */
     this.clockOffset = 0;
     this.position = "";
+    /** When data came last, in ms since 1970. */
+    this.dataAt = 0;
     this.listeners = new Map(); // function -> types that it wants
     this.stateListeners = new Set();
     this.gapListeners = new Set();
@@ -176,10 +179,8 @@ class Feed {
         wait = Math.min(wait * 2, WAIT_MS[1]);
       }
       if (this.isHidden) {
-        const since = Date.now();
         this.set(STATES.off);
         while (this.isHidden && !isOver()) await this.sleep(Infinity);
-        if (Date.now() - since > FORGOTTEN_MS) this.position = "";
       }
     }
   }
@@ -189,6 +190,10 @@ class Feed {
     const abort = new AbortController();
     this.abort = abort;
     this.types = this.wanted();
+    if (this.position && Date.now() - this.dataAt > FORGOTTEN_MS) {
+      this.position = "";
+      this.wasLost = true; // pages read their records again
+    }
     const headers = { Accept: "text/event-stream", ...credentials() };
     if (this.position) headers["Last-Event-ID"] = this.position;
     let silence = 0;
@@ -217,6 +222,7 @@ class Feed {
       for await (const text of chunks(response.body)) {
         if (abort.signal.aborted) return;
         alive();
+        this.dataAt = Date.now();
         clearTimeout(quiet);
         if (this.state !== STATES.live) quiet = setTimeout(caughtUp, QUIET_MS);
         const at = await this.handle(parser, text);

@@ -88,6 +88,8 @@ class Store {
     this.isReset = false;
     this.areQueuesOld = true;
     this.syncing = null;
+    /** Changes by events while all agents are read, to be made to what is read; null: they are not read now. */
+    this.missed = null;
   }
 
   /** The number of tasks that wait for an agent. */
@@ -155,6 +157,7 @@ class Store {
     this.ends = [];
     this.turn++;
     this.syncing = null;
+    this.missed = null;
     this.agents.clear();
     this.held.clear();
     this.rates.clear();
@@ -179,6 +182,7 @@ class Store {
     const found = new Map();
     let cursor = null;
     let at = 0;
+    this.missed = [];
     try {
       do {
         const page = await get("/agents", { limit: 1_000, cursor });
@@ -189,15 +193,19 @@ class Store {
       } while (cursor);
     } catch (error) {
       if (turn !== this.turn) return;
+      this.missed = null;
       this.error = error;
       this.notify(null);
       return;
     }
+    const { missed } = this;
+    this.missed = null;
     this.agents = found;
     this.syncedAt = at;
     this.isLoaded = true;
     this.error = null;
     this.dirty.clear();
+    for (const change of missed) change();
     this.notify(null);
   }
 
@@ -217,7 +225,7 @@ class Store {
   async readDirty() {
     if (!this.dirty.size || this.syncing) return;
     if (this.dirty.size > MOST_SINGLE) {
-      if (Date.now() - this.syncedAt > 3_000) await this.sync();
+      if (feed.now() - this.syncedAt > 3_000) await this.sync();
       return;
     }
     const ids = [...this.dirty];
@@ -227,14 +235,17 @@ class Store {
 
   /** Read one agent again, and return it; null: it is not registered. */
   async readAgent(id) {
+    const { turn } = this;
     try {
       const { agent } = await get(`/agents/${encodeURIComponent(id)}`);
+      if (turn !== this.turn) return agent;
       if (agent.status === "inactive") this.agents.delete(id);
       else this.agents.set(id, agent);
       this.notify(id);
       return agent;
     } catch (error) {
       if (error.status !== 404) throw error;
+      if (turn !== this.turn) return null;
       this.agents.delete(id);
       this.notify(id);
       return null;
@@ -259,6 +270,7 @@ class Store {
   }
 
   applyAgent({ type, at, data }) {
+    this.missed?.push(() => this.applyAgent({ type, at, data }));
     const id = data.agent_id;
     if (!id || at < this.syncedAt) return;
     if (LEFT.has(type)) {
@@ -287,6 +299,7 @@ class Store {
   }
 
   addLoad(id, change, at) {
+    this.missed?.push(() => this.addLoad(id, change, at));
     const agent = this.agents.get(id);
     if (!agent || at < this.syncedAt) return;
     agent.load = Math.max(0, agent.load + change);

@@ -37,6 +37,7 @@ const NUMBERS_MS = 500;
 /** Rows of the table that are shown first, and with each step. */
 const ROWS = 200;
 const PLACEMENTS = 12;
+const CONTROLS = "a, input, select, label, aside, button:not(.tile)";
 const NAMES = new Intl.Collator("en", { numeric: true });
 
 const meter = (bar) => h("span", { class: "meter", "aria-hidden": "true" }, bar);
@@ -510,8 +511,9 @@ class FleetPage {
     );
   }
 
-  /** A press on a flight opens its task. */
+  /** A press on a flight opens its task, unless it is over a control; a tile is large enough for both. */
   press(event) {
+    if (event.target.closest(CONTROLS)) return;
     const task = this.flights.at(event.clientX, event.clientY);
     if (task === null || !PAGES.some(({ name }) => name === "task")) return;
     event.preventDefault();

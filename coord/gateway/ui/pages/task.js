@@ -130,7 +130,8 @@ class TaskPage {
           "It was not submitted to this cell, or it has ended and its record was removed. ",
           h("a", { href: hrefOfQuery(`id:${quoted(this.id)}*`) }, "Find similar ids"),
         ],
-        `coord tasks list 'id:${this.id}*'`,
+        // The id is of the URL: one with other characters could be more than an id in a shell.
+        /^[\w.:@-]+$/.test(this.id) ? `coord tasks list 'id:${this.id}*'` : null,
       ),
     );
   }

@@ -6,7 +6,7 @@
 
 import { get } from "../api.js";
 import { chart } from "../chart.js";
-import { emptyState, fill, h, setText } from "../dom.js";
+import { emptyState, fill, h, refill, setText } from "../dom.js";
 import { feed } from "../feed.js";
 import { count, duration, number, rate, short } from "../format.js";
 import { fieldsOf, queryBar, wordAt } from "../querybar.js";
@@ -316,17 +316,17 @@ class TasksPage {
     const parkedTasks = parked.reduce((sum, { length }) => sum + length, 0);
     setText(this.poolsText, parked.length ? `${count(parkedTasks, "task")} parked` : "");
     const drawn = JSON.stringify(pools.map(({ head_age: age, ...rest }) => [rest, age && Math.floor(age / 5)]));
-    if (drawn === this.drawnPools || this.pools.contains(document.activeElement)) return;
+    if (drawn === this.drawnPools) return;
     this.drawnPools = drawn;
     const shown = this.areAllPools ? pools : pools.slice(0, FIRST_POOLS);
     const rest = pools.length - shown.length;
     const more = () => {
       this.areAllPools = true;
       this.drawnPools = "";
-      document.activeElement.blur();
       this.drawPools({ pools, unlisted, waiting });
+      this.pools.querySelectorAll("a")[FIRST_POOLS]?.focus();
     };
-    fill(
+    refill(
       this.pools,
       pools.length === 0
         ? h("p", { class: "muted" }, "No task waits for an agent.")
@@ -382,13 +382,13 @@ class TasksPage {
     const found = all.filter(([, size]) => size > 0).sort((a, b) => isParked(b[0]) - isParked(a[0]) || b[1] - a[1]);
     setText(this.waitingText, waiting ? count(waiting.total, "task") : "");
     const drawn = JSON.stringify(found);
-    if (drawn === this.drawnReasons || this.reasons.contains(document.activeElement)) return;
+    if (drawn === this.drawnReasons) return;
     this.drawnReasons = drawn;
     fill(
       this.stack,
       found.map(([name, size]) => h("i", { "data-kind": kindOf(name), style: `flex-grow:${size}` })),
     );
-    fill(
+    refill(
       this.reasons,
       found.map(([name, size]) =>
         h(
