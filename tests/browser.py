@@ -55,10 +55,11 @@ class WatchedPage:
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
         self.errors: list[str] = []
+        self._forgiven: list[str] = []
         self.foreign: list[str] = []
         self._host = urlsplit(url).netloc
         page.context.on("console", self._note_message)
-        page.context.on("weberror", lambda found: self.errors.append(str(found.error)))
+        page.context.on("weberror", lambda found: self._note_error(str(found.error)))
         page.context.on("request", lambda request: self._note_url(request.url))
         page.on("websocket", lambda socket: self._note_url(socket.url))
         page.goto(url)
@@ -75,6 +76,11 @@ class WatchedPage:
             assert monotonic() < deadline, f"no error matches {pattern!r}: {self.errors}"
             self.page.wait_for_timeout(20)
         self.errors = [error for error in self.errors if error not in forgiven]
+        self._forgiven.append(pattern)  # one cause may have several errors, and the last may still be on its way
+
+    def _note_error(self, text: str) -> None:
+        if not any(re.search(pattern, text) for pattern in self._forgiven):
+            self.errors.append(text)
 
     def barriers(self, *ignored: str) -> list[str]:
         """Return a line for each barrier for people who use a keyboard, a screen reader or other aids.
@@ -98,7 +104,7 @@ class WatchedPage:
 
     def _note_message(self, message: ConsoleMessage) -> None:
         if message.type == "error":
-            self.errors.append(f"{message.text} ({message.location['url']})")
+            self._note_error(f"{message.text} ({message.location['url']})")
 
     def _note_url(self, url: str) -> None:
         parts = urlsplit(url)
