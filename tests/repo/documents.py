@@ -108,6 +108,11 @@ def split(line: str, number: int = 0) -> list[Command]:
     return found
 
 
+def without_reasons(output: str) -> str:
+    """Return an output without the lines that say why a task waits: on a busy machine there are some."""
+    return "".join(line for line in output.splitlines(keepends=True) if not line.startswith("waiting: "))
+
+
 def _section(before: str) -> str:
     """Return the last heading with ``##`` in a text."""
     headings: list[str] = re.findall(r"^## (.+)$", before, re.MULTILINE)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from tests.coord_up import Start
 from tests.ports import unused_port
+from tests.repo.documents import without_reasons
 from tests.waiting import wait_until
 
 #: For one command, on a machine with much to do.
@@ -77,6 +78,7 @@ class Session:
                 await self._stay(command)
             else:
                 code, output = await self.output_of(command)
+                output = without_reasons(output)
                 if line.shown:
                     pattern = line.shown.rstrip().replace("[", "[[]").replace("…", "*")
                     assert fnmatch.fnmatchcase(output.rstrip(), pattern), f"{command}\n{output}instead of\n{line.shown}"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.coord_up import Start
-from tests.repo.documents import ROOT, blocks
+from tests.repo.documents import ROOT, blocks, without_reasons
 from tests.waiting import wait_until
 
 DOCUMENT = ROOT / "docs" / "getting-started.md"
@@ -58,7 +58,7 @@ def shape(text: str) -> list[str]:
         (r" +", " "),
     ):
         text = re.sub(pattern, word, text)
-    return [line.strip() for line in text.splitlines()]
+    return [line.strip() for line in without_reasons(text).splitlines()]
 
 
 class Newcomer:
