@@ -49,7 +49,8 @@ export async function chart(parent, { label, height = 140, series, format = Stri
   const root = h("div", { class: "chart" }, canvas, h("div", { class: "legend" }, names, when));
   const context = canvas.getContext("2d");
   let width = 0;
-  let chosen = null; // index of the chosen time
+  let chosen = null; // index of the time that the keys chose
+  let pointer = null; // pixels from the left
   parent.append(root);
 
   /** Return where a time and a value are. */
@@ -120,9 +121,8 @@ export async function chart(parent, { label, height = 140, series, format = Stri
     context.lineWidth = 1;
     drawAxes(all);
     series.forEach((one, at) => drawSeries(all, one, data[at + 1]));
-    const last = data[0].length - 1;
-    const at = chosen === null ? last : Math.min(chosen, last);
-    if (chosen !== null && at >= 0) {
+    const at = shown(all);
+    if ((chosen ?? pointer) !== null && at >= 0) {
       context.fillStyle = color("muted");
       context.fillRect(Math.round(all.x(data[0][at])), TOP, 1, height - TOP - BOTTOM);
     }
@@ -130,27 +130,33 @@ export async function chart(parent, { label, height = 140, series, format = Stri
     values.forEach((element, i) => setText(element, textOf(data[i + 1][at])));
   }
 
+  /** Return the index of the time that the legend shows: the chosen one, that under the pointer, or the last. */
+  function shown({ x }) {
+    const last = data[0].length - 1;
+    if (chosen !== null) return Math.min(chosen, last);
+    if (pointer === null) return last;
+    const distances = data[0].map((second) => Math.abs(x(second) - pointer));
+    return distances.indexOf(Math.min(...distances));
+  }
+
   function textOf(value) {
     return value === null || value === undefined ? "–" : format(value);
   }
 
-  function choose(index) {
+  function choose(index, offset = null) {
     chosen = index === null ? null : Math.max(0, Math.min(index, data[0].length - 1));
-    draw();
+    pointer = offset;
+    if (width) draw();
   }
 
-  canvas.addEventListener("pointermove", ({ offsetX }) => {
-    const { x } = scales();
-    const distances = data[0].map((second) => Math.abs(x(second) - offsetX));
-    choose(distances.indexOf(Math.min(...distances)));
-  });
+  canvas.addEventListener("pointermove", ({ offsetX }) => choose(null, offsetX));
   canvas.addEventListener("pointerleave", () => choose(null));
   canvas.addEventListener("blur", () => choose(null));
   canvas.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!step) return;
+    if (!step || !width) return;
     event.preventDefault();
-    choose((chosen ?? data[0].length - 1) + step);
+    choose(shown(scales()) + step);
   });
   const resized = new ResizeObserver(() => {
     width = Math.max(120, root.clientWidth);
