@@ -26,6 +26,7 @@ from typing import Any
 
 from coord import codec
 from coord.models.agents import FleetAgent
+from coord.models.explanations import WaitingReason
 from coord.models.tasks import NAMED, NamedTask, Pool, is_named
 from coord.placement import Rules, TaskContext
 from workers.candidates import Candidates
@@ -78,7 +79,7 @@ class Planner:
         self._preferring: dict[Candidates, dict[str, None]] = {}  # preferred group -> the pools that prefer it
         self._blocked: dict[str, None] = {}  # named queues with tasks that the last plan could not place
         self._order_limit = 64  # entries; above it outdated ones are removed
-        self._explanations: dict[tuple[Rules, str | None, int, int, str | None], bytes] = {}
+        self._explanations: dict[tuple[Rules, str | None, int, int, str | None, WaitingReason | None], bytes] = {}
         self._leases: dict[str, Assigned] = {}  # of leases created here that have not ended
 
     def forget(self) -> None:
@@ -338,12 +339,13 @@ class Planner:
             if agent is None:
                 is_full = True
                 break
-            full = self._explain_fully(group) if shows_scores else b""
+            full = self._explain_fully(group, waiting.reason) if shows_scores else b""
             other = self._alternative(group, agent, task) if self.has_siblings else NO_OTHER
             agents.append((agent, agent.load + agent.outside_load - 1, full, other))
         waiting.planned += len(agents)
         group.taken += len(agents)
-        why, task_type, size = self._explain(group), waiting.definition.task_type, waiting.definition.expected_ms
+        why = self._explain(group, waiting.reason)
+        task_type, size = waiting.definition.task_type, waiting.definition.expected_ms
         placed += [
             (pool, agent.agent_id, agent.rev, full or why, "", task_type, load, size, *other)
             for agent, load, full, other in agents
@@ -366,7 +368,8 @@ class Planner:
                 agent = self.view.take(group, waiting.context_of(task, avoids=False))
             if agent is not None:
                 load, task_type = agent.load + agent.outside_load - 1, waiting.definition.task_type
-                why = self._explain_fully(group) if self.view.full_scores else self._explain(group)
+                explain = self._explain_fully if self.view.full_scores else self._explain
+                why = explain(group, waiting.reason)
                 size, other = waiting.definition.expected_ms, self._alternative(group, agent, context)
                 placed.append((pool, agent.agent_id, agent.rev, why, task.task_id, task_type, load, size, *other))
                 waiting.sent[task.task_id] = task
@@ -623,9 +626,10 @@ class Planner:
         self._queue(waiting.group)
         return pool, waiting
 
-    def _explain(self, group: Candidates) -> bytes:
+    def _explain(self, group: Candidates, reason: WaitingReason | None) -> bytes:
+        """Return why tasks get their agents of a group, as JSON; ``reason``: why they have waited."""
         fallback = group.strategy.fallback
-        key = (group.rules, group.own_rules.missing, len(group.eligible), len(group.ejected), fallback)
+        key = (group.rules, group.own_rules.missing, len(group.eligible), len(group.ejected), fallback, reason)
         explained = self._explanations.get(key)
         if explained is None:
             if len(self._explanations) > 1000:
@@ -639,14 +643,16 @@ class Planner:
                 fallback = f"{group.own_rules.missing} is not installed"
             if fallback is not None:
                 why["fallback"] = fallback
+            if reason is not None:
+                why["waiting_reason"] = reason
             explained = self._explanations[key] = codec.encode(why)
         return explained
 
-    def _explain_fully(self, group: Candidates) -> bytes:
+    def _explain_fully(self, group: Candidates, reason: WaitingReason | None) -> bytes:
         """Return the same with the view, the seed and the best agents of the last choice, the chosen one first."""
         view = self.view
         scores = {"view_version": view.version, "seed": view.seed, "candidates": view.candidates}
-        return codec.encode(codec.decode_json(self._explain(group)) | scores)
+        return codec.encode(codec.decode_json(self._explain(group, reason)) | scores)
 
 
 def _count_by_agent(placements: list[Placement]) -> Counter[str]:

@@ -6,6 +6,7 @@ from bisect import insort
 from collections.abc import Collection, Iterable
 from math import inf
 
+from coord.models.explanations import WaitingReason
 from coord.models.tasks import NamedTask, Pool
 from coord.placement import AVOIDED_S, TaskContext
 from workers.candidates import Candidates
@@ -19,7 +20,9 @@ NOBODY: frozenset[str] = frozenset()
 class Waiting:
     """A pool in which tasks wait, as last reported, and the tasks of it that are planned and not answered."""
 
-    __slots__ = ("definition", "general", "group", "head", "is_read", "key", "length", "planned", "preferred", "task")
+    __slots__ = (
+        "definition", "general", "group", "head", "is_read", "key", "length", "planned", "preferred", "reason", "task",
+    )  # fmt: skip
 
     def __init__(self, definition: Pool, general: Candidates, preferred: Candidates | None = None) -> None:
         self.definition = definition
@@ -33,6 +36,7 @@ class Waiting:
         self.planned = 0
         self.is_read = False  #: length and head are known; they are read when an agent can serve the pool
         self.key: float | None = None  #: its head in its group's line; None: it is not in the line
+        self.reason: WaitingReason | None = None  #: why its tasks wait, as last judged; None: not judged yet
 
     @property
     def wanted_group(self) -> Candidates:

@@ -1,4 +1,7 @@
-"""Counts the waiting tasks by reason, for metrics: one distributor of a cell does it, for all pools.
+"""Judges why tasks wait, and counts them by reason.
+
+Each distributor judges the pools that it knows, so that a placement says why its task has waited. One distributor of a
+cell also counts the tasks of all pools, for metrics.
 
 The planner knows the pools in which tasks wait, and the view knows the agents, so a reason costs no command. The script
 adds up the lengths of the queues, a thousand in one call. A count of up to so many is exact. A longer one takes several
@@ -31,7 +34,7 @@ PAUSE = 20.0
 
 
 class WaitingCounter:
-    """Counts the waiting tasks of a cell while no other process does.
+    """Judges the pools of a planner, and counts the waiting tasks of a cell while no other process does.
 
     Args:
         cell: the cell.
@@ -50,18 +53,19 @@ class WaitingCounter:
         self._busy_s = 0.0  # time that this process has spent on the current count
 
     async def tick(self) -> None:
-        """Count, or show that this process goes on counting. Call it once a second."""
+        """Judge and count, or show that this process goes on counting. Call it once a second."""
         now = time.monotonic()
-        if now < self._other_until:
-            return
+        counts_here = now >= self._other_until
         if now < self._next_at:
-            await self._call({}, {}, is_last=False)
+            if counts_here:
+                await self._call({}, {}, is_last=False)
             return
         self._busy_s = 0.0
-        await self._count()
+        await self._judge(counts_here=counts_here)
         self._next_at = time.monotonic() + PAUSE * self._busy_s
 
-    async def _count(self) -> None:
+    async def _judge(self, *, counts_here: bool) -> None:
+        """Set the reason of each pool; ``counts_here``: count its tasks, too."""
         counts: dict[WaitingReason, int] = {}
         judge = Judge(self._view)
         forgotten = self._planner.forgotten
@@ -73,12 +77,13 @@ class WaitingCounter:
                     self._busy_s += await judge.make_index()
                 begun = time.monotonic()
                 for queue, one in waiting.items():
-                    of_reasons.setdefault(judge.reason_of(one), []).append(queue)
+                    one.reason = judge.reason_of(one)
+                    of_reasons.setdefault(one.reason, []).append(queue)
                 self._busy_s += time.monotonic() - begun
                 await asyncio.sleep(0)  # other work of this process goes on meanwhile
             if self._planner.forgotten != forgotten:
                 return  # the pools are read again
-            if not await self._call(counts, of_reasons, is_last=at + CHUNK >= len(queues)):
+            if counts_here and not await self._call(counts, of_reasons, is_last=at + CHUNK >= len(queues)):
                 return
 
     def _waiting(self, queues: Iterable[str]) -> dict[str, Waiting]:

@@ -125,6 +125,7 @@ def _placed_fields(placed: PlacedExplanation) -> dict[str, object]:
         "agent's term": placed.term,
         "strategy": placed.strategy,
         "eligible agents": placed.eligible,
+        "had waited": placed.waiting_reason,
         "view version": decision.get("view_version"),
         "seed": decision.get("seed"),
     }

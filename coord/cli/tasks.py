@@ -11,6 +11,7 @@ from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.exit_codes import ExitCode
 from coord.cli.explain import explain
 from coord.cli.output import (
+    MAX_SHOWN,
     TASK_STATE,
     age,
     duration,
@@ -40,7 +41,7 @@ from coord.cli.task_bulk import (
 from coord.cli.watch import watch
 from coord.errors import ConfigError, ResultTimeout, ServerUnfit, TaskNotFound, TaskRefused
 from coord.models.query import Query
-from coord.models.tasks import TERMINAL, Priority, TaskRecord, TaskState
+from coord.models.tasks import TERMINAL, AttemptRecord, Priority, TaskRecord, TaskState
 
 if TYPE_CHECKING:
     from coord import Client
@@ -89,6 +90,18 @@ def show(task_id: TaskId, *, json: AsJson = False, redis_url: RedisUrl = None, n
             ],
             right=["attempt"],
         )
+        for attempt in record.attempts:
+            _write_traceback(attempt)
+
+
+def _write_traceback(attempt: AttemptRecord) -> None:
+    """Write where a Python handler failed; other details are shown with --json only: they may be secret."""
+    where = attempt.detail.get("traceback") if isinstance(attempt.detail, dict) else None
+    if isinstance(where, str) and where:
+        write_line()
+        write_line(f"traceback of attempt {attempt.attempt}")
+        for line in where[-MAX_SHOWN:].splitlines():
+            write_line(line)
 
 
 def _fields(record: TaskRecord, waiting: WaitingExplanation | None) -> dict[str, object]:

@@ -179,16 +179,20 @@ class AttemptSchema(Struct, frozen=True, kw_only=True):
     attempt: int
     agent_id: str
     how: str  #: failed, released, recalled, timed_out, agent_lost, cancelled, expired
+    queued_at: str | None
     assigned_at: str | None
     started_at: str | None
     ended_at: str | None
     code: str
     message: str
+    detail: Any
+    placement: Any
 
     @classmethod
     def of(cls, record: AttemptRecord) -> AttemptSchema:
         """Build it from a record."""
-        times = {name: iso_or_none(getattr(record, name)) for name in ("assigned_at", "started_at", "ended_at")}
+        names = ("queued_at", "assigned_at", "started_at", "ended_at")
+        times = {name: iso_or_none(getattr(record, name)) for name in names}
         return cls(**common_fields(cls, record) | times)
 
 
@@ -206,6 +210,7 @@ class TaskSchema(Struct, frozen=True, kw_only=True):
     expected_ms: float | None
     traceparent: str | None
     submitted_at: str | None
+    queued_at: str | None  #: end of its delay or last backoff, or its last replay; null: it was queued at once
     run_at: str | None
     deadline: str | None
     attempt: int
@@ -228,6 +233,7 @@ class TaskSchema(Struct, frozen=True, kw_only=True):
         """Build it from a record."""
         names = (
             "submitted_at",
+            "queued_at",
             "run_at",
             "deadline",
             "assigned_at",
@@ -286,6 +292,7 @@ class PlacedSchema(Struct, frozen=True, kw_only=True):
     attempt: int
     strategy: str | None
     eligible: int | None  #: agents that met all requirements
+    waiting_reason: str | None  #: why it had waited; null: it was placed before that was judged
     decision: Any
 
     @classmethod

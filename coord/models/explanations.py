@@ -137,6 +137,8 @@ class PlacedExplanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int
     strategy: str | None = None
     eligible: int | None = None  #: agents that met all requirements
+    #: Why it had waited, as judged last before it was placed, once a second; None: it was placed before that.
+    waiting_reason: WaitingReason | None = None
     decision: Any = None  #: all that the distributor recorded about its choice
 
 

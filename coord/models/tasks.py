@@ -269,8 +269,11 @@ class AttemptRecord(Struct, frozen=True, omit_defaults=True):
     ended_at: int
     how: str  #: how it ended: failed, released, recalled, timed_out, agent_lost, cancelled, expired
     started_at: int | None = None
+    queued_at: int | None = None  #: end of the delay, of the backoff, or the replay before it; None: there was none
     code: str = ""
     message: str = ""
+    detail: Any = None  #: of a failure, for programs; a Python handler's has the `traceback`
+    placement: Any = None  #: why it was placed so
 
 
 class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -283,6 +286,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload: Any = None
     requirements: Requirements | None = None  #: as submitted; None: not read with a list, or dropped
     submitted_at: int = 0
+    queued_at: int | None = None  #: end of its delay or last backoff, or its last replay; None: queued at once
     pool: str = ""
     location: Location | None = None
     affinity_key: str | None = None

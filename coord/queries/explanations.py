@@ -120,8 +120,14 @@ def _placed(record: TaskRecord) -> PlacedExplanation | None:
         attempt=record.attempt,
         strategy=decision.get("strategy"),
         eligible=decision.get("eligible"),
+        waiting_reason=_reason_or_none(decision.get("waiting_reason")),
         decision=record.placement,
     )
+
+
+def _reason_or_none(name: Any) -> WaitingReason | None:
+    """Return the reason of this name; None if this version does not know it."""
+    return WaitingReason(name) if name in list(WaitingReason) else None
 
 
 async def _explain_scheduled(redis: Redis, keys: Keys, settings: Settings, record: TaskRecord) -> WaitingExplanation:

@@ -210,6 +210,7 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord 
         payload=body.get("payload"),
         requirements=None if "dropped" in raw else _requirements(body),
         submitted_at=submission.submitted_at,
+        queued_at=parse_int(raw.get("queued_at")),
         pool=submission.pool,
         location=preferences.location,
         affinity_key=preferences.affinity_key,

@@ -160,6 +160,40 @@ async def test_a_failure_keeps_its_detail(cell: Cell) -> None:
     assert json.loads(reply["data"]) == {"code": "boom", "message": "it broke", "detail": {"page": 13}}
 
 
+async def test_every_attempt_keeps_its_detail_and_its_placement(cell: Cell) -> None:
+    """And when it was queued. JSON over several lines stays one line of the history."""
+    await cell.register()
+    await cell.assign(max_attempts=3)
+    first = await cell.task()
+    await cell.fail(data=b'{"page": 13,\n "line": "a\\nb"}')
+    cell.now += 300_000
+    await cell.run_alarms()
+    queued_at = cell.now
+    cell.now += 1_000
+    await cell.dispatch(pool="p-t1.named")
+    await cell.fail()
+    one, two = (await cell.task()).attempts
+    assert (one.attempt, one.detail, one.queued_at) == (1, {"page": 13, "line": "a\nb"}, None)
+    assert (two.attempt, two.detail, two.queued_at) == (2, None, queued_at)
+    assert first.placement
+    assert one.placement == two.placement == first.placement
+
+
+async def test_the_history_of_attempts_is_bounded_in_bytes(cell: Cell) -> None:
+    """Large details push out the oldest attempts, never the last one."""
+    await cell.register()
+    await cell.assign(max_attempts=1_000, backoff_ms=1)
+    for _ in range(12):
+        await cell.fail(data=b'"' + b"x" * 4_000 + b'"')
+        cell.now += 300_000
+        await cell.run_alarms()
+        await cell.dispatch(pool="p-t1.named")
+    raw = await cell.redis.hget(cell.keys.task("t1"), "attempts")
+    assert raw is not None
+    assert 28_000 < len(raw) <= 32_768 + 20
+    assert [one.attempt for one in (await cell.task()).attempts] == list(range(6, 13))
+
+
 async def test_released_work_does_not_count_as_an_attempt(cell: Cell) -> None:
     """Given back after its start: soon placed again, bounded by ``max_releases``, then a dead letter."""
     cell.change_settings(max_releases=2)

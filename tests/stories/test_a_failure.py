@@ -76,6 +76,8 @@ async def test_a_task_fails_when_its_attempts_are_used_up(client: Client, make_a
     where = failed.value.detail["traceback"]
     assert where.startswith(f'  File "{__file__}", line ')
     assert where.endswith(' in broken\n    raise RuntimeError("always")\n')
+    attempts = (await handle.record()).attempts
+    assert [one.detail for one in attempts] == [{"traceback": where}] * 2
 
 
 async def test_a_failure_that_no_retry_mends_is_final(client: Client, make_agent: MakeAgent) -> None:

@@ -380,7 +380,7 @@ def test_a_task_is_followed_to_its_end(cell: LiveCell, tasks: OpenTasks) -> None
     expect(page.get_by_role("heading", name="Why it still waits")).to_be_visible()
     expect(state).to_have_text("running")
     expect(attempt).to_have_count(1)
-    for text in ("Attempt 1", "cli-agent", "backoff or delay", "in the inbox", "ran"):
+    for text in ("Attempt 1", "cli-agent", "not queued", "in the inbox", "ran"):
         expect(attempt).to_contain_text(text)
     expect(page.get_by_role("heading", name="Why cli-agent")).to_be_visible()
     expect(page.locator(".why")).to_contain_text("coord settings set full_scores true")
@@ -445,6 +445,39 @@ def test_a_traceback_is_bounded(cell: LiveCell, tasks: OpenTasks) -> None:
     assert SECRET not in page.content()
     assert tasks.watched.barriers() == []
     cell.do(cell.client.admin.remove("trace-1"))
+
+
+def test_a_past_attempt_is_explained(cell: LiveCell, tasks: OpenTasks) -> None:
+    """Also without the page: why it had waited, why it went to its agent, and where the handler failed."""
+    submit(cell, "late", "past-1", requirements={"capabilities": ["late"]})
+    reach(cell, "past-1", "queued")
+    submitted_at = cell.do(cell.client.task("past-1")).submitted_at
+
+    async def is_counted() -> bool:
+        found = await cell.client.waiting_counts()
+        return found is not None and found.counted_at > submitted_at + 2_000  # so the count began after it
+
+    cell.do(wait_until(is_counted, "the reason is judged"))
+    agent = AgentRegistered("late-1", AgentType.WORKER, capabilities=("late",), capacity=1)
+    cell.do(cell.client.connection.append([Append("in:registry", agent)]))
+    reach(cell, "past-1", "assigned")
+    lease = cell.do(cell.client.task("past-1")).lease
+    assert lease is not None
+    fact = TaskFailed("past-1", lease, "broken", "no page", detail=Raw(encode({"traceback": "line 7"})))
+    cell.do(cell.client.connection.append([Append("in:reports", fact)]))
+    cell.do(cell.client.admin.remove("late-1"))
+    reach(cell, "past-1", "queued")
+    page = tasks("#/task/past-1")
+    first = page.locator(".attempt").first
+    expect(first.locator(".track i[data-kind=lacks]")).to_be_visible()
+    expect(first).to_contain_text("waited: no capability")
+    first.get_by_text("Traceback", exact=True).click()
+    expect(first.locator(".attempt-error pre").last).to_have_text("line 7")
+    first.get_by_text("Why late-1", exact=True).click()
+    expect(first.locator(".why")).to_contain_text("least_connections")
+    expect(first.locator(".why")).to_contain_text("no capability")
+    assert tasks.watched.barriers() == []
+    cell.do(cell.client.cancel("past-1"))
 
 
 def test_a_waiting_task_is_explained_and_cancelled(cell: LiveCell, tasks: OpenTasks) -> None:

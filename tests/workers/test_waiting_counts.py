@@ -137,6 +137,33 @@ async def test_another_distributor_counts_when_the_first_is_gone(
     assert await field(cell, "by") != by
 
 
+@pytest.mark.parametrize("distributors", [1, 2])
+async def test_a_placement_says_why_its_task_has_waited(
+    cell: RunningCell, caller: Caller, client: Client, distributors: int
+) -> None:
+    """Whichever distributor places it: one of them counts, and each judges. Explain names the reason."""
+    for _ in range(distributors - 1):
+        await cell.add("distributor")
+    await fleet(cell, 1)
+    await submit(caller, 8, capabilities=["ocr"])
+    await submit(caller, 1, {"affinity_key": "k"}, capabilities=["ocr"])
+    await await_counts(client, {R.NO_CAPABILITY: 9})
+
+    def are_judged() -> bool:
+        pools = [distributor(one).planner.waiting.values() for one in cell.of_kind("distributor")]
+        return all(one.reason is R.NO_CAPABILITY for waiting in pools for one in waiting) and all(pools)
+
+    await wait_until(are_judged, "every distributor has judged the pools")
+    await fleet(cell, 1, capabilities=("ocr",), capacity=9)
+    await await_count(cell, TaskState.ASSIGNED, 9)
+    page = await client.list_tasks("state:assigned")
+    assert len(page.tasks) == 9
+    for one in page.tasks:
+        placed = (await client.explain(one.task_id)).placed
+        assert placed is not None
+        assert placed.waiting_reason is R.NO_CAPABILITY
+
+
 async def test_tasks_that_move_are_never_lost_from_the_sum(cell: RunningCell, caller: Caller, client: Client) -> None:
     """While tasks are submitted and done, whatever was not counted is shown; at rest the numbers are right again."""
     agents = await fleet(cell, 2, capacity=3)

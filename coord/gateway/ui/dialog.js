@@ -23,6 +23,10 @@ export function showDialog(title, content, { class: name = "", canClose = true, 
     icon("close"),
   );
   fill(dialog, h("header", null, h("h2", { id }, title), canClose && close), content);
+  // Browsers close a dialog at the second Escape, also if the first "cancel" was prevented.
+  dialog.addEventListener("keydown", (event) => {
+    if (!canClose && event.key === "Escape") event.preventDefault();
+  });
   dialog.addEventListener("cancel", (event) => {
     if (!canClose) event.preventDefault();
   });

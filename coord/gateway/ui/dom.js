@@ -32,20 +32,37 @@ function append(parent, children) {
   }
 }
 
-/** Replace the content of an element. */
+const controlsOf = (element) => [...element.querySelectorAll("a[href], button:enabled, [tabindex]")];
+const nameOf = (control) => control.getAttribute("href") ?? control.dataset.name ?? control.textContent;
+
+/**
+ * Replace the content of an element. A focus in it goes to the new control of the same address or name, otherwise to the
+ * one in the same place, otherwise to the element. It never goes from a button to another one: a key pressed twice would
+ * do something else.
+ */
 export function fill(element, ...children) {
+  const focused = document.activeElement;
+  const place = element.contains(focused) ? controlsOf(element).indexOf(focused) : -1;
   element.replaceChildren();
   append(element, children);
+  if (place < 0) return element;
+  const controls = controlsOf(element);
+  const same = controls.find((control) => nameOf(control) === nameOf(focused));
+  const next = controls[Math.min(place, controls.length - 1)];
+  const isOther = focused.tagName === "BUTTON" && next?.tagName === "BUTTON";
+  focusOn(same ?? (isOther ? element : next) ?? element);
   return element;
 }
 
-/** Replace the content of an element; a focused link gives the focus to the new link to its place, or to the first. */
-export function refill(element, ...children) {
-  const focused = element.contains(document.activeElement) && document.activeElement.getAttribute("href");
-  fill(element, ...children);
-  if (!focused) return;
-  const links = [...element.querySelectorAll("a")];
-  (links.find((link) => link.getAttribute("href") === focused) ?? links[0])?.focus({ preventScroll: true });
+/** Give an element the focus, also one that takes none by itself. */
+export function focusOn(element) {
+  if (element.tabIndex < 0) element.tabIndex = -1;
+  element.focus({ preventScroll: true });
+}
+
+/** Give an element the focus if nothing has it any more: what had it was removed, or is disabled. */
+export function rescueFocus(element) {
+  if (document.activeElement === document.body) focusOn(element);
 }
 
 /** Set the text of an element, only if it differs: a write costs a layout. */

@@ -1,6 +1,6 @@
 /** Short notices in a corner. Screen readers read them: their container is a live region. */
 
-import { h, icon } from "./dom.js";
+import { h, icon, rescueFocus } from "./dom.js";
 
 const SHOWN_MS = { good: 5_000, bad: 12_000 };
 
@@ -44,6 +44,9 @@ export async function attempt(button, work, done) {
     toast(error.message, "bad");
     return null;
   } finally {
-    if (button) button.disabled = false;
+    if (button) {
+      button.disabled = false;
+      rescueFocus(button); // it lost the focus when it was disabled
+    }
   }
 }

@@ -52,18 +52,24 @@ local function unassign(task)
   return lane
 end
 
--- Adds an attempt that did not complete to the task's history: one JSON object a line, the last twenty.
-local function record_attempt(task, how, code, message)
+-- Adds an attempt that did not complete to the task's history: one JSON object a line, the last twenty, and no more
+-- than fit into MOST_BYTES.
+local MOST_ATTEMPTS, MOST_BYTES = 20, 32768
+local function record_attempt(task, how, code, message, detail)
   local line = cjson.encode({
     attempt = tonumber(task.attempt), agent_id = task.agent_id, lease = task.lease, how = how, code = code,
-    message = message, assigned_at = tonumber(task.assigned_at), started_at = tonumber(task.started_at), ended_at = now,
+    message = message, queued_at = tonumber(task.queued_at), assigned_at = tonumber(task.assigned_at),
+    started_at = tonumber(task.started_at), ended_at = now,
   })
-  local kept = { line }
+  line = with_json(with_json(line, 'placement', task.placement), 'detail', detail)
+  line = string.gsub(line, '\n', ' ') -- it is between two values: JSON has no line feed within a string
+  local kept, bytes = { line }, #line
   for earlier in string.gmatch(task.attempts or '', '[^\n]+') do
-    kept[#kept + 1] = earlier
-    if #kept == 20 then
+    bytes = bytes + #earlier
+    if #kept == MOST_ATTEMPTS or bytes > MOST_BYTES then
       break
     end
+    kept[#kept + 1] = earlier
   end
   call('HSET', task.key, 'attempts', table.concat(kept, '\n'))
 end
@@ -109,15 +115,15 @@ end
 
 -- Ends an attempt that has no result; there is no other way. `how`: failed, timed_out, agent_lost and lease_lost count
 -- against max_attempts, and the next attempt avoids this agent. released counts against max_releases if the agent had started the task. recalled, and released
--- before the start, never fail a task. cancelled and expired end the task. `detail`: opaque JSON for the error of a task
--- that failed. `ended_at`: ms at which the attempt ended, if that was before now: no coordinator may have run meanwhile.
+-- before the start, never fail a task. cancelled and expired end the task. `detail`: opaque JSON of a failure, kept with
+-- the attempt and with the error of a task that failed. `ended_at`: ms at which the attempt ended, if that was before now: no coordinator may have run meanwhile.
 local function end_attempt(task, how, code, message, retryable, detail, ended_at)
   load_rest(task)
   local lane = unassign(task)
   if UNKNOWN_TO_AGENT[how] and call('XDEL', lane, task.entry) == 0 then
     order_stop(task.agent_id, task.id, task.lease, message)
   end
-  record_attempt(task, how, code, message)
+  record_attempt(task, how, code, message, detail)
   observe('run:' .. how, task.started_at and (ended_at or now) - task.started_at)
   if how == 'expired' then
     expired(task)

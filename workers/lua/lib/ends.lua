@@ -4,13 +4,17 @@
 -- Events in log:tasks, at the end of a waiting task: task.cancelled, task.expired
 -- Outcomes in replies:{caller}, if the caller asked for them: task.completed, task.failed, task.cancelled, task.expired
 
+-- Returns a JSON object with one more field, which is opaque JSON; nil or '': without it.
+local function with_json(object, field, json)
+  if not json or json == '' then
+    return object
+  end
+  return string.sub(object, 1, -2) .. ',"' .. field .. '":' .. json .. '}'
+end
+
 -- Returns the error of a task as it is recorded. `detail` is opaque JSON; nil or '': none.
 local function error_json(code, message, detail)
-  local error = cjson.encode({ code = code, message = message })
-  if not detail or detail == '' then
-    return error
-  end
-  return string.sub(error, 1, -2) .. ',"detail":' .. detail .. '}'
+  return with_json(cjson.encode({ code = code, message = message }), 'detail', detail)
 end
 
 -- Ends a task. `body` is its result or its error as JSON, stored in `field`. `started` is the time of its start, if

@@ -84,7 +84,7 @@ end
 -- Reads the rest of a task's record, which only a failure, an alarm or a cancel needs; returns the task.
 local REST = {
   'releases', 'returns', 'failures', 'attempt', 'run_at', 'deadline', 'timeout', 'max_attempts', 'backoff_ms',
-  'backoff_max_ms', 'started_at', 'cancel_at', 'cancel_by', 'attempts',
+  'backoff_max_ms', 'started_at', 'cancel_at', 'cancel_by', 'attempts', 'queued_at',
 }
 local function load_rest(task)
   if task.is_complete then

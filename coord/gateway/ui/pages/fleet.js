@@ -323,7 +323,6 @@ class FleetPage {
 
   drawTable(agents) {
     const shown = agents.slice(0, this.rows);
-    const focused = document.activeElement?.dataset?.agent;
     this.cells = new Map();
     const columns = ["Agent", "State", "Tasks", "Health", "Type", "Region", "Capabilities"];
     const rows = shown.map((agent) => {
@@ -359,7 +358,7 @@ class FleetPage {
       this.body,
       h(
         "div",
-        { class: "panel table", tabindex: "0", role: "region", "aria-label": "Agents" },
+        { class: "panel table", tabindex: "0", role: "region", "aria-label": "Agents", "data-name": "table" },
         h(
           "table",
           null,
@@ -384,12 +383,16 @@ class FleetPage {
           { class: "more" },
           h(
             "button",
-            { class: "secondary", type: "button", onclick: () => ((this.rows += ROWS), this.arrange()) },
+            {
+              class: "secondary",
+              type: "button",
+              "data-name": `more than ${shown.length}`, // the next ones take the focus from it
+              onclick: () => ((this.rows += ROWS), this.arrange()),
+            },
             `Show ${number(Math.min(ROWS, more))} of ${number(more)} more`,
           ),
         ),
     );
-    if (focused) this.body.querySelector(`[data-agent="${CSS.escape(focused)}"]`)?.focus();
   }
 
   updateRow(agent) {
@@ -461,6 +464,7 @@ class FleetPage {
         type: "button",
         class: "chip state",
         "data-status": name,
+        "data-name": name,
         title: `Show only agents in this state: ${wanted}`,
         onclick: () => {
           this.bar.value = this.bar.value === wanted ? "" : wanted;
@@ -492,8 +496,7 @@ class FleetPage {
 
   drawPlacements() {
     const text = JSON.stringify(this.placements);
-    if (text === this.shownPlacements || this.placed.contains(document.activeElement) || this.placed.matches(":hover"))
-      return;
+    if (text === this.shownPlacements || this.placed.matches(":hover")) return;
     this.shownPlacements = text;
     fill(
       this.placed,

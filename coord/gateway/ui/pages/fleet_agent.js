@@ -2,7 +2,7 @@
 
 import { get, post } from "../api.js";
 import { confirm } from "../dialog.js";
-import { fill, h, icon, setText } from "../dom.js";
+import { fill, h, icon, rescueFocus, setText } from "../dom.js";
 import { feed } from "../feed.js";
 import { ago, count, duration, number, percent, time } from "../format.js";
 import { link } from "../router.js";
@@ -227,7 +227,7 @@ export class AgentPanel {
       `${this.id} ${action.done}`,
     );
     if (done && !this.isOver) await this.read();
-    if (!this.isOver && !this.element.contains(document.activeElement)) this.title.focus();
+    if (!this.isOver) rescueFocus(this.title);
   }
 
   drawHealth(agent) {

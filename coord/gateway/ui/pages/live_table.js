@@ -1,6 +1,6 @@
 /** A table whose rows keep their elements: what has not changed is not written, so selected text and the focus stay. */
 
-import { fill, h, setText } from "../dom.js";
+import { fill, focusOn, h, setText } from "../dom.js";
 
 /**
  * A column: `text` returns the text of a cell. Or `node` returns its content, drawn again when the text differs.
@@ -35,6 +35,8 @@ export class LiveTable {
   /** Show these rows, in their order. */
   set(rows) {
     const gone = new Set(this.rows.keys());
+    const focused = this.body.contains(document.activeElement) && document.activeElement.closest("tr");
+    const place = focused && [...this.body.children].indexOf(focused);
     let before = null;
     for (const row of rows) {
       const key = this.keyOf(row);
@@ -46,13 +48,17 @@ export class LiveTable {
         else if (shown.texts[at] !== text) fill(shown.cells[at], column.node(row));
         shown.texts[at] = text;
       });
-      const place = before ? before.nextSibling : this.body.firstChild;
-      if (place !== shown.element) this.body.insertBefore(shown.element, place);
+      const next = before ? before.nextSibling : this.body.firstChild;
+      if (next !== shown.element) this.body.insertBefore(shown.element, next);
       before = shown.element;
     }
     for (const key of gone) {
       this.rows.get(key).element.remove();
       this.rows.delete(key);
+    }
+    if (focused && !focused.isConnected) {
+      const row = this.body.children[Math.min(place, this.body.children.length - 1)];
+      focusOn(row?.querySelector("a, button:enabled") ?? this.element);
     }
   }
 

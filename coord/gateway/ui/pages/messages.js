@@ -6,7 +6,7 @@
  */
 
 import { get } from "../api.js";
-import { emptyState, fill, h, setText } from "../dom.js";
+import { emptyState, fill, focusOn, h, setText } from "../dom.js";
 import { feed } from "../feed.js";
 import { ago, count, number } from "../format.js";
 import { go, hrefOf, setQuery } from "../router.js";
@@ -115,11 +115,17 @@ class MessagesPage {
       else tab.removeAttribute("aria-current");
     }
     const opened = kind === "message" ? id : null;
-    if (this.panel?.id === opened) return;
-    this.panel?.end();
+    const before = this.panel;
+    if ((before?.id ?? null) === opened) return;
+    const hadFocus = before?.element.contains(document.activeElement);
+    before?.end();
     this.panel = null;
     this.content.classList.toggle("with-panel", opened !== null);
-    if (opened === null) return;
+    if (opened === null) {
+      const link = this.content.querySelector(`tr[data-key="${CSS.escape(before.id)}"] a`);
+      if (hadFocus) focusOn(link ?? this.content.firstElementChild);
+      return;
+    }
     this.panel = new MessagePanel(opened, () => this.close());
     this.content.prepend(this.panel.element);
     this.panel.title.focus();

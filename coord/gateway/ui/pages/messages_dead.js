@@ -2,7 +2,7 @@
 
 import { get, post } from "../api.js";
 import { confirm } from "../dialog.js";
-import { emptyState, fill, h, setText } from "../dom.js";
+import { emptyState, fill, h, rescueFocus, setText } from "../dom.js";
 import { feed } from "../feed.js";
 import { ago, count } from "../format.js";
 import { hrefOf } from "../router.js";
@@ -170,5 +170,6 @@ export class DeadLetters {
     if (!answer) return;
     await attempt(this.all, () => post("/messages/dead/purge", { older_than: 0 }), "Dead letters are deleted");
     if (!this.isOver) await this.read();
+    if (!this.isOver) rescueFocus(this.element);
   }
 }

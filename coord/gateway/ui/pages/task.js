@@ -2,7 +2,7 @@
 
 import { get, post } from "../api.js";
 import { confirm } from "../dialog.js";
-import { emptyState, fill, h, setText } from "../dom.js";
+import { emptyState, fill, h, rescueFocus, setText } from "../dom.js";
 import { feed } from "../feed.js";
 import { ago, duration, number, time } from "../format.js";
 import { link } from "../router.js";
@@ -51,8 +51,8 @@ class TaskPage {
     this.root = root;
     this.id = id;
     this.isOver = false;
-    /** @type {import("./task_waterfall.js").Seen} */
-    this.seen = { reasons: [], dues: [] };
+    /** @type {Array<import("./task_waterfall.js").Seen>} */
+    this.seen = [];
     this.drawn = {};
     this.waterfall = new Waterfall();
     this.body = h("div", { class: "task-page" }, h("p", { class: "muted", role: "status" }, "Reading the task …"));
@@ -156,13 +156,10 @@ class TaskPage {
     this.part("facts", [{ ...task, attempts: 0, placement: 0 }], () => this.drawFacts());
   }
 
-  /** Keep what the record forgets: why the task waits, and until when. */
+  /** Keep each reason for which the task waits: the record has the last one only. */
   note(task, why) {
-    const { reasons, dues } = this.seen;
     const reason = WAITING.includes(task.state) && why.waiting?.reason;
-    if (reason && reasons.at(-1)?.reason !== reason) reasons.push({ at: feed.now(), reason });
-    const due = task.run_at && Date.parse(task.run_at);
-    if (due && dues.at(-1) !== due) dues.push(due);
+    if (reason && this.seen.at(-1)?.reason !== reason) this.seen.push({ at: feed.now(), reason });
   }
 
   part(name, content, draw) {
@@ -174,6 +171,7 @@ class TaskPage {
 
   build() {
     const { task } = this;
+    this.heading = h("h1", null, this.id);
     this.state = h("span", { class: "task-state", role: "status" });
     this.summary = h("p", { class: "task-summary" });
     this.actions = h("div", { class: "task-actions" });
@@ -190,7 +188,7 @@ class TaskPage {
         h("span", { class: "muted" }, " / "),
         h("a", { href: hrefOfQuery(`type:${quoted(task.task_type)}`) }, task.task_type),
       ),
-      h("header", { class: "task-header" }, h("div", null, h("h1", null, this.id), this.state), this.actions),
+      h("header", { class: "task-header" }, h("div", null, this.heading, this.state), this.actions),
       this.summary,
       h("section", { class: "panel" }, h("h2", null, "Waterfall"), this.waterfall.element),
       h(
@@ -284,6 +282,7 @@ class TaskPage {
     if (this.isOver) return;
     delete this.drawn.actions;
     await this.read();
+    if (!this.isOver) rescueFocus(this.heading);
   }
 
   // Details.

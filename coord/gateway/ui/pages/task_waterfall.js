@@ -1,8 +1,8 @@
 /**
  * One task as a waterfall: a row for each attempt, from the wait before it over the inbox of its agent to its outcome.
  *
- * The record keeps when a task was submitted, and when each attempt was assigned, started and ended. Why it waited is
- * known while this page is open.
+ * The record keeps when a task was submitted, and for each attempt when it was queued, for which reason it waited at
+ * last, and when it was assigned, started and ended. While the page is open it shows each reason in turn.
  */
 
 import { fill, h, setText } from "../dom.js";
@@ -10,6 +10,7 @@ import { feed } from "../feed.js";
 import { duration, time } from "../format.js";
 import { link } from "../router.js";
 import { kindOf, reasonText, stateOf, WAITING } from "./task_states.js";
+import { placedView } from "./task_why.js";
 
 /** Characters of a traceback that are shown; its end says most. A record keeps short messages only. */
 const MOST_TEXT = 2_000;
@@ -21,16 +22,14 @@ const OUTCOMES = {
   released: "queued",
   recalled: "queued",
 };
-const PARTS = { later: "backoff or delay", wait: "waited", waits: "waits", inbox: "in the inbox", run: "ran" };
+const PARTS = { later: "not queued", wait: "waited", waits: "waits", inbox: "in the inbox", run: "ran" };
 
 const ms = (text) => (text ? Date.parse(text) : null);
 
 /**
- * What the record does not keep, as it was seen while the page was open.
+ * A reason for which the task waits, and when it began, as it was seen while the page was open.
  *
- * @typedef {Object} Seen
- * @property {Array<{at: number, reason: string}>} reasons for which it waits, and when each began.
- * @property {number[]} dues times before which it was not to run.
+ * @typedef {{at: number, reason: string}} Seen
  */
 
 /**
@@ -43,6 +42,7 @@ const ms = (text) => (text ? Date.parse(text) : null);
  * @property {string} code
  * @property {string} message
  * @property {any} detail
+ * @property {any} placement why it went to its agent.
  * @property {Array<{part: string, kind: string, from: number, to: number | null, label: string}>} parts `to` null: now.
  */
 
@@ -50,17 +50,18 @@ const ms = (text) => (text ? Date.parse(text) : null);
  * Return the rows of a task.
  *
  * @param {Object} task as GET /tasks/{id} returns it.
- * @param {Seen} seen
+ * @param {Seen[]} seen
  * @returns {Row[]}
  */
 export function rowsOf(task, seen) {
   const rows = [];
   let from = ms(task.submitted_at);
   for (const one of task.attempts) {
-    rows.push(attemptRow(one, waits(from, ms(one.assigned_at), seen)));
+    rows.push(attemptRow(one, waits(from, ms(one.assigned_at), seen, one)));
     from = ms(one.ended_at);
   }
-  const current = { attempt: task.attempt, agent_id: task.agent_id, how: "", code: "", message: "", ended_at: null };
+  const { attempt, agent_id, queued_at, run_at, placement } = task;
+  const current = { attempt, agent_id, queued_at, placement, how: "", code: "", message: "", ended_at: null };
   if (task.assigned_at && ms(task.assigned_at) >= from) {
     const isOver = task.state === "completed";
     rows.push(
@@ -72,16 +73,16 @@ export function rowsOf(task, seen) {
           how: isOver ? "completed" : "",
           ended_at: isOver ? task.finished_at : null,
         },
-        waits(from, ms(task.assigned_at), seen),
+        waits(from, ms(task.assigned_at), seen, current),
       ),
     );
   } else if (WAITING.includes(task.state) || ms(task.finished_at) > from) {
     const end = ms(task.finished_at);
-    rows.push({ ...current, number: 0, agent: null, how: end ? task.state : "", parts: waits(from, end, seen) });
+    rows.push({ ...current, number: 0, agent: null, how: end ? task.state : "", parts: waits(from, end, seen, { queued_at: end ? queued_at : (run_at ?? queued_at) }) });
   }
   const last = rows.at(-1);
   if (last && task.error && task.state === "failed") {
-    last.detail = task.error.detail;
+    last.detail ??= task.error.detail;
     last.code ||= task.error.code;
     last.message = task.error.message || last.message; // that of an attempt is shortened
   }
@@ -92,7 +93,8 @@ function attemptRow(one, parts) {
   const assigned = ms(one.assigned_at);
   const started = ms(one.started_at);
   const ended = ms(one.ended_at);
-  const row = { number: one.attempt, agent: one.agent_id, how: one.how, code: one.code, message: one.message, parts };
+  const { attempt: number, agent_id: agent, how, code, message, detail, placement } = one;
+  const row = { number, agent, how, code, message, detail, placement, parts };
   parts.push({ part: "inbox", kind: "inbox", from: assigned, to: started ?? ended, label: PARTS.inbox });
   if (started)
     parts.push({
@@ -106,11 +108,11 @@ function attemptRow(one, parts) {
 }
 
 /** Return the parts of a wait: until it was due, then by reason as far as they are known. */
-function waits(from, to, { reasons, dues }) {
+function waits(from, to, reasons, { queued_at, placement }) {
   const parts = [];
   let at = from;
-  const due = dues.findLast((one) => one > from && (to === null || one <= to));
-  if (due !== undefined) {
+  const due = ms(queued_at);
+  if (due > from && (to === null || due <= to)) {
     parts.push({ part: "later", kind: "later", from, to: due, label: PARTS.later });
     at = due;
   }
@@ -119,7 +121,8 @@ function waits(from, to, { reasons, dues }) {
   const before = reasons.findLast((one) => one.at < at && one.reason !== "scheduled" && one.at >= from);
   if (to === null && !before && known[0] === reasons[0]) known[0] = { ...known[0], at }; // as the page was opened
   const verb = to === null ? PARTS.waits : PARTS.wait;
-  const bounds = [{ at, reason: before?.reason ?? null }, ...known];
+  const kept = known.length ? null : (placement?.waiting_reason ?? null);
+  const bounds = [{ at, reason: before?.reason ?? kept }, ...known];
   bounds.forEach((one, index) => {
     const end = bounds[index + 1]?.at ?? to;
     if (end !== null && end <= one.at) return; // it holds for no time
@@ -201,7 +204,7 @@ export class Waterfall {
         stateOf(state, isLast || row.how === state ? "" : row.how.replaceAll("_", " ")),
         row.how && last?.to && h("span", { class: "muted" }, time(last.to)),
       ),
-      h("div", null, track, text, errorView(row)),
+      h("div", null, track, text, errorView(row), row.how && row.how !== "completed" && choiceView(row)),
     );
   }
 
@@ -235,6 +238,14 @@ export class Waterfall {
       tick.style.left = share(this.begin + ticks[at]);
     });
   }
+}
+
+/** Return why an attempt that is over went to its agent; the page shows it of the last one. */
+function choiceView({ agent, placement }) {
+  if (!placement) return null;
+  const { strategy, eligible = null, waiting_reason } = placement;
+  const placed = { agent_id: agent, strategy, eligible, waiting_reason, decision: placement };
+  return h("details", null, h("summary", null, `Why ${agent}`), h("div", { class: "why" }, placedView(placed, true)));
 }
 
 function errorView({ code, message, detail }) {

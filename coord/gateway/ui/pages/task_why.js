@@ -7,7 +7,7 @@ import { link } from "../router.js";
 import { kindOf, reasonText } from "./task_states.js";
 
 /** Parts of a decision that are shown elsewhere, or say only how to repeat it. */
-const HIDDEN = new Set(["strategy", "eligible", "view_version", "seed"]);
+const HIDDEN = new Set(["strategy", "eligible", "waiting_reason", "view_version", "seed"]);
 
 /** Return a score or a part of one, short. */
 const figure = (value) =>
@@ -106,11 +106,13 @@ function waitingView(waiting) {
   ];
 }
 
-function placedView(placed) {
+/** Return why a task was placed so; `isEarlier`: not at its last attempt. */
+export function placedView(placed, isEarlier = false) {
   const { candidates = [], ...decision } = placed.decision ?? {};
   const facts = [
     ["Strategy", placed.strategy],
     ["Eligible", placed.eligible !== null && count(placed.eligible, "agent")],
+    ["Had waited", placed.waiting_reason && reasonText(placed.waiting_reason)],
     ...Object.entries(decision)
       .filter(([name, value]) => !HIDDEN.has(name) && typeof value !== "object")
       .map(([name, value]) => [name.replaceAll("_", " "), figure(value)]),
@@ -121,7 +123,7 @@ function placedView(placed) {
       { class: "facts" },
       facts.filter(([, value]) => value).map(([name, value]) => [h("dt", null, name), h("dd", null, value)]),
     ),
-    candidates.length > 0 ? candidatesView(candidates, placed.agent_id) : noScores(),
+    candidates.length > 0 ? candidatesView(candidates, placed.agent_id) : !isEarlier && noScores(),
   ];
 }
 

@@ -6,7 +6,7 @@
 
 import { get } from "../api.js";
 import { chart } from "../chart.js";
-import { emptyState, fill, h, refill, setText } from "../dom.js";
+import { emptyState, fill, h, setText } from "../dom.js";
 import { feed } from "../feed.js";
 import { count, duration, number, rate, short } from "../format.js";
 import { fieldsOf, queryBar, wordAt } from "../querybar.js";
@@ -291,7 +291,6 @@ class TasksPage {
     const drawn = JSON.stringify([totals, this.q]);
     if (drawn === this.drawnStates) return;
     this.drawnStates = drawn;
-    const focused = document.activeElement?.dataset?.state;
     fill(
       this.states,
       STATES.filter((name) => totals[name]).map((name) => {
@@ -301,13 +300,12 @@ class TasksPage {
           class: "chip state",
           href: hrefOfQuery(isOn ? "" : wanted),
           "data-status": name,
-          "data-state": name,
+          "data-name": name,
           "aria-current": isOn && "true",
         });
         return fill(element, h("i", { class: "shape", "aria-hidden": "true" }), `${short(totals[name])} ${name}`);
       }),
     );
-    if (focused) this.states.querySelector(`[data-state="${focused}"]`)?.focus();
   }
 
   drawPools({ pools, unlisted, waiting }) {
@@ -326,7 +324,7 @@ class TasksPage {
       this.drawPools({ pools, unlisted, waiting });
       this.pools.querySelectorAll("a")[FIRST_POOLS]?.focus();
     };
-    refill(
+    fill(
       this.pools,
       pools.length === 0
         ? h("p", { class: "muted" }, "No task waits for an agent.")
@@ -388,7 +386,7 @@ class TasksPage {
       this.stack,
       found.map(([name, size]) => h("i", { "data-kind": kindOf(name), style: `flex-grow:${size}` })),
     );
-    refill(
+    fill(
       this.reasons,
       found.map(([name, size]) =>
         h(

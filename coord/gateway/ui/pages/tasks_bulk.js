@@ -9,6 +9,7 @@ import { post } from "../api.js";
 import { showDialog } from "../dialog.js";
 import { fill, h, setText } from "../dom.js";
 import { count, number } from "../format.js";
+import { toast } from "../toast.js";
 import { PRIORITIES } from "./task_states.js";
 
 /** Tasks that one request counts, and that one request changes: few enough to show progress. */
@@ -169,26 +170,34 @@ class Bulk {
         for (const [code, size] of Object.entries(found.skipped))
           total.skipped[code] = (total.skipped[code] ?? 0) + size;
         at = found.next;
-        if (this.isOver) return;
-      } while (at && !isStopped);
-      this.showResult(at, null);
+      } while (at && !isStopped && !this.isOver);
+      if (this.isOver) toast(this.result(at));
+      else this.showResult(at, null);
     } catch (error) {
-      if (!this.isOver) this.showResult(at, error);
+      if (this.isOver) toast(`${this.result(at)} ${error.message}`, "bad");
+      else this.showResult(at, error);
     }
   }
 
+  /** Return what was done, as text: where it goes on is not null if it was stopped. */
+  result(cursor) {
+    const { done, unanswered } = this.total;
+    return [
+      `${count(done, "task")} ${this.words.done}.`,
+      cursor !== null && "Stopped before the end.",
+      unanswered > 0 && `${count(unanswered, "task")} will be, as soon as a distributor works.`,
+    ]
+      .filter(Boolean)
+      .join(" ");
+  }
+
   showResult(cursor, error) {
-    const { done, unanswered, skipped } = this.total;
+    const { skipped } = this.total;
     const isWhole = cursor === null && error === null;
     const goOn =
       !isWhole && h("button", { type: "button", class: "primary", onclick: () => this.run(cursor) }, "Continue");
     const close = h("button", { type: "button", class: "secondary", onclick: () => this.dialog.close() }, "Close");
-    fill(
-      this.say,
-      h("strong", null, `${count(done, "task")} ${this.words.done}.`),
-      !isWhole && !error && " Stopped before the end.",
-      unanswered > 0 && ` ${count(unanswered, "task")} will be, as soon as a distributor works.`,
-    );
+    fill(this.say, this.result(error ? null : cursor));
     const rows = Object.entries(skipped).map(([code, size]) => [
       h("dt", null, number(size)),
       h("dd", null, SKIPPED[code] ?? code),

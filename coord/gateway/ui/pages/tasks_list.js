@@ -81,7 +81,7 @@ export class TaskList {
     this.isOver = false;
     this.reset("");
     this.near = new IntersectionObserver((found) => this.moved(found), { rootMargin: "900px 0px" });
-    this.ends = [feed.subscribe(EVENTS, (batch) => this.apply(batch)), feed.onGap(() => this.refresh())];
+    this.ends = [feed.subscribe(EVENTS, (batch) => this.apply(batch)), feed.onGap(() => this.expire())];
     const timers = [
       setInterval(() => !document.hidden && this.check(), CHECK_MS),
       setInterval(() => !document.hidden && this.drawTimes(), 1_000),
@@ -109,6 +109,8 @@ export class TaskList {
     this.changed = new Set();
     this.candidates = new Set(); // ids of events that are not in the list
     this.newer = new Set();
+    this.late = []; // events since a read began: what it returns may be older than they are
+    this.reads = 0; // under way
     this.next = null;
     this.isLoading = false;
     this.hasFailed = false;
@@ -137,7 +139,7 @@ export class TaskList {
     this.isLoading = true;
     this.drawStatus();
     try {
-      const page = await get("/tasks", { q: this.query, limit: PAGE, cursor: this.next });
+      const page = await this.read({ q: this.query, limit: PAGE, cursor: this.next });
       if (turn !== this.turn) return;
       this.add(page);
       if (this.isFirst) this.failed(null);
@@ -154,16 +156,35 @@ export class TaskList {
     this.near.observe(this.end_);
   }
 
+  /** Read tasks as rows that have the events since. Lists that were left meanwhile need none. */
+  async read(query) {
+    const { turn } = this;
+    this.reads++;
+    const from = this.late.length;
+    try {
+      const { tasks, next } = await get("/tasks", query);
+      const rows = new Map(tasks.map((task) => [task.task_id, rowOf(task)]));
+      if (turn !== this.turn) return { rows: [], next: null };
+      for (const event of this.late.slice(from)) {
+        const row = rows.get(event.data.task_id);
+        if (row) applyEvent(row, event);
+      }
+      return { rows: [...rows.values()], next };
+    } finally {
+      if (turn === this.turn && --this.reads === 0) this.late = [];
+    }
+  }
+
   add(page) {
     if (this.isFirst) fill(this.rowsBox);
     this.next = page.next;
-    const rows = page.tasks.map(rowOf).filter(({ id }) => !this.rows.has(id)); // a task that moved comes twice
+    const rows = page.rows.filter(({ id }) => !this.rows.has(id)); // a task that moved comes twice
     for (const row of rows) {
       this.rows.set(row.id, row);
       this.newer.delete(row.id);
     }
     if (!rows.length) return;
-    const group = { rows, first: this.rows.size - rows.length, element: h("div"), isDrawn: false };
+    const group = { rows, first: this.rows.size - rows.length, element: h("div"), isDrawn: false, isOld: false };
     group.element.style.setProperty("--rows", String(rows.length));
     this.groups.push(group);
     this.draw(group);
@@ -184,6 +205,7 @@ export class TaskList {
   }
 
   draw(group) {
+    if (group.isOld) this.refresh(group);
     group.isDrawn = true;
     group.element.setAttribute("role", "rowgroup");
     fill(
@@ -280,6 +302,7 @@ export class TaskList {
   // Events.
 
   apply(batch) {
+    if (this.reads) this.late.push(...batch);
     for (const event of batch) {
       const id = event.data.task_id;
       const row = this.rows.get(id);
@@ -320,27 +343,35 @@ export class TaskList {
     }
   }
 
-  /** Read the rows in view again: events were lost. */
-  async refresh() {
+  /** Events were lost: read the rows in view again, and the others once they come into view. */
+  expire() {
     if (this.hasFailed && !this.rows.size) {
       this.show(this.query);
       return;
     }
+    for (const group of this.groups) {
+      group.isOld = true;
+      if (group.isDrawn) this.refresh(group);
+    }
+  }
+
+  async refresh(group) {
+    group.isOld = false;
     const { turn } = this;
-    const ids = new Set(this.drawn.keys());
+    const ids = new Set(group.rows.map(({ id }) => id));
     try {
       while (ids.size) {
         const { term, taken } = idsTerm(ids);
         for (const id of [...ids].slice(0, taken)) ids.delete(id);
-        const { tasks } = await get("/tasks", { q: term, limit: PAGE });
+        const { rows } = await this.read({ q: term, limit: PAGE });
         if (turn !== this.turn) return;
-        for (const task of tasks) {
-          Object.assign(this.rows.get(task.task_id), rowOf(task));
-          if (this.drawn.has(task.task_id)) this.update(this.rows.get(task.task_id), true);
+        for (const row of rows) {
+          Object.assign(this.rows.get(row.id), row);
+          if (this.drawn.has(row.id)) this.update(this.rows.get(row.id), true);
         }
       }
     } catch {
-      // the next connection reads them again
+      group.isOld = true; // the next connection reads them again
     }
   }
 }
