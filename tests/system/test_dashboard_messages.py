@@ -199,7 +199,7 @@ def test_a_message_with_its_recipients(cell: LiveCell, gateway: Gateway, open_pa
     expect(page.locator("body")).not_to_contain_text(SECRET)
     page.keyboard.press("Escape")
     expect(one).to_have_count(0)
-    expect(row(page, "all-1")).to_be_visible()
+    expect(row(page, "all-1").get_by_role("link", name="all-1")).to_be_focused()
     page.goto(f"{page.url.partition('#')[0]}#/messages/message/nothing")
     expect(one.get_by_role("alert")).to_have_text("It does not exist, or not any more.")
     watched.forgive("status of 404")

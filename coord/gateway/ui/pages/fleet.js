@@ -119,7 +119,7 @@ class FleetPage {
     this.use = h("span");
     this.useMeter = h("i");
     this.rateText = h("span");
-    this.waiting = h("span");
+    this.waiting = h("a", { href: hrefOf("tasks", [], { q: "state:scheduled,queued" }), title: "Show them with their reasons" });
     this.lanes = new Map(
       PRIORITIES.map((name) => [
         name,
