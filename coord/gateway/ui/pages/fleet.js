@@ -119,7 +119,8 @@ class FleetPage {
     this.use = h("span");
     this.useMeter = h("i");
     this.rateText = h("span");
-    this.waiting = h("a", { href: hrefOf("tasks", [], { q: "state:scheduled,queued" }), title: "Show them with their reasons" });
+    const waiting = hrefOf("tasks", [], { q: "state:scheduled,queued" });
+    this.waiting = h("a", { href: waiting, title: "Show them with their reasons" });
     this.lanes = new Map(
       PRIORITIES.map((name) => [
         name,
