@@ -101,7 +101,9 @@ def _what(entry: AuditEntry) -> str:
     """Return what was changed, in words."""
     if entry.query is None:
         return f"{entry.target} ({entry.reason})" if entry.reason else entry.target
-    text = f"{entry.done or 0:,} of {entry.count or 0:,} tasks of `{entry.query}`"
+    text = f"{entry.done or 0:,} of {entry.count or 0:,} tasks"
+    text += f" of `{entry.query}`" if entry.query else ""
+    text += f" ({entry.stopping:,} asked to stop)" if entry.stopping else ""
     text += f" to {entry.target}" if entry.target else ""
     skipped = ", ".join(f"{count:,} {code}" for code, count in sorted((entry.skipped or {}).items()))
     return text + (f"; not changed: {skipped}" if skipped else "")

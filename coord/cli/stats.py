@@ -66,7 +66,7 @@ def _document(before: CellStatistics, found: CellStatistics) -> dict[str, Any]:
         "at": found.now,
         "totals": found.current(),
         "submitted": found.submitted,
-        "rates": _rates(before, found),
+        "rates": found.rates_since(before),
         "waiting": {} if found.waiting is None else {name: n for name, n in found.waiting.reasons.items() if n},
         "queue_sizes": found.queue_sizes,
         "latency": {name: Latency.of(one) for name, one in histograms.items()},
@@ -77,18 +77,10 @@ def _document(before: CellStatistics, found: CellStatistics) -> dict[str, Any]:
     }
 
 
-def _rates(before: CellStatistics, found: CellStatistics) -> dict[str, float]:
-    """Return tasks per second in the window."""
-    seconds = max(1, found.now - before.now) / 1000
-    changes = {"submitted": found.submitted - before.submitted, "assigned": found.assignments - before.assignments}
-    changes |= {state.value: found.total(state) - before.total(state) for state in sorted(TERMINAL)}
-    return {name: round(change / seconds, 1) for name, change in changes.items()}
-
-
 def _write(before: CellStatistics, found: CellStatistics, *, redraw: bool) -> None:
     if redraw and sys.stdout.isatty():
         typer.clear()
-    current, rates = found.current(), _rates(before, found)
+    current, rates = found.current(), found.rates_since(before)
     write_fields(
         {
             "time": moment(found.now),

@@ -42,8 +42,8 @@ TaskIdsOrQuery = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of the tasks.", show_default=False)
 ]
 
-#: action -> what was done to a task.
-_DONE: dict[BulkAction, str] = {"cancel": "cancelled or asked to stop", "retry": "queued again", "prioritize": "moved"}
+#: action -> what was done to a task, apart from those that a cancel has asked to stop.
+_DONE: dict[BulkAction, str] = {"cancel": "cancelled", "retry": "queued again", "prioritize": "moved"}
 
 
 def check_selection(command: str, task_ids: Sequence[str] | None, query: str | None, **of_query: object) -> None:
@@ -157,7 +157,9 @@ def _sentence(result: BulkResult) -> str:
     if not result.operation:
         verb = "matches" if result.matched == 1 else "match"
         return f"{_tasks(result.matched)} {verb} `{result.query}`"
-    text = f"{_tasks(result.done)} of {result.matched:,} {_DONE[result.action]}"
+    text = f"{_tasks(result.done - result.stopping)} of {result.matched:,} {_DONE[result.action]}"
+    if result.stopping:
+        text += f", {result.stopping:,} asked to stop"
     skipped = ", ".join(f"{count:,} {code}" for code, count in sorted(result.skipped.items()))
     if skipped:
         text += f"; not changed: {skipped}"

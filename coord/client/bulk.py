@@ -48,6 +48,7 @@ _STREAM = "in:control:distributor"
 class _Effect(Struct):
     done: int
     skipped: dict[str, int]
+    stopping: int = 0  # a distributor of an earlier version does not count them
 
 
 _effect = msgspec.json.Decoder(_Effect)
@@ -200,6 +201,7 @@ class BulkOperation:
             query=str(self.query),
             matched=before.matched + len(page.ids),
             done=before.done + (0 if effect is None else effect.done),
+            stopping=before.stopping + (0 if effect is None else effect.stopping),
             skipped=dict(Counter(before.skipped) + Counter({} if effect is None else effect.skipped)),
             unanswered=len(page.ids) if effect is None else 0,
             next=page.next,

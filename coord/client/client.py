@@ -45,7 +45,7 @@ from coord.errors import (
 from coord.models.cell import MemoryUse
 from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
-from coord.models.explanations import Explanation, WaitingCounts
+from coord.models.explanations import Explanation, WaitingCounts, WaitingReason
 from coord.models.ids import check_id, entry_ms
 from coord.models.plans import Plans
 from coord.models.query import Query
@@ -519,6 +519,16 @@ class Client(AgentReads, Messaging):
         """
         with reading():
             return await queries.get_waiting_counts(self.connection.redis, self.connection.keys)
+
+    async def waiting_reasons(self, task_ids: Iterable[str]) -> dict[str, WaitingReason | None]:
+        """Return why each of these tasks waits, None if it does not; a task without a record is left out.
+
+        If one of them waits for an agent, it reads all pools and agents: ask for many tasks at once.
+        """
+        ids = [check_id(task_id, "task_id") for task_id in task_ids]
+        connection = self.connection
+        with reading():
+            return await queries.get_task_reasons(connection.redis, connection.keys, self.settings, ids)
 
     async def workers(self) -> queries.WorkersSnapshot:
         """Return the workers that are present, and the length and age of every stream that they read."""

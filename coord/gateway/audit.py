@@ -35,6 +35,7 @@ class AuditSchema(Struct, frozen=True, kw_only=True, omit_defaults=True):
     operation: str | None = None
     count: int | None = None
     done: int | None = None
+    stopping: int | None = None
     skipped: dict[str, int] | None = None
 
     @classmethod

@@ -115,7 +115,7 @@ from coord.gateway.schemas import (
     TaskExplained,
     TaskFound,
 )
-from coord.gateway.stats import StatsFound
+from coord.gateway.stats import StatsFound, StatsQuery
 from coord.gateway.system import SystemFound, SystemQuery
 from coord.gateway.task_bulk import ChangeTasks, TasksChanged
 from coord.gateway.tasks import (
@@ -144,7 +144,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/metrics", metrics.scrape, answer=None, role="readonly", counted=False),
     Route("GET", "/metrics/summary", metrics.summary, answer=MetricsSummary, role="readonly"),
     Route("GET", "/system", system.system, query=SystemQuery, answer=SystemFound, role="readonly"),
-    Route("GET", "/stats", stats.stats, answer=StatsFound, role="readonly"),
+    Route("GET", "/stats", stats.stats, query=StatsQuery, answer=StatsFound, role="readonly"),
     Route(
         "GET", "/audit", audit.audit,
         query=AuditQuery, answer=AuditFound, role="operator",

@@ -42,6 +42,7 @@ class TasksChanged(Struct, frozen=True, kw_only=True):
     query: str  #: with the states that the action needs
     matched: int
     done: int
+    stopping: int  #: of those, tasks that still run: a cancel has asked their agents to stop
     skipped: dict[str, int]  #: code -> tasks that were not changed: they had changed meanwhile
     unanswered: int  #: tasks of a request that waits for a distributor
     next: str | None  #: cursor that continues; null: the operation is complete
@@ -57,6 +58,7 @@ class TasksChanged(Struct, frozen=True, kw_only=True):
             query=found.query,
             matched=found.matched,
             done=found.done,
+            stopping=found.stopping,
             skipped=found.skipped,
             unanswered=found.unanswered,
             next=found.next,

@@ -86,6 +86,7 @@ class AuditEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     operation: str | None = None  #: id of the operation on many tasks of which this is a part
     count: int | None = None  #: tasks of this part
     done: int | None = None  #: of these, tasks that were changed
+    stopping: int | None = None  #: of a cancel: of the changed ones, tasks whose agents were asked to stop
     skipped: dict[str, int] | None = None  #: code -> tasks that were not changed
 
 
@@ -116,6 +117,7 @@ def audit_entry(entry_id: str, fields: Mapping[str, str], data: Any) -> AuditEnt
         operation=_text(found.get("operation")),
         count=_count(found.get("count")),
         done=_count(found.get("done")),
+        stopping=_count(found.get("stopping")),
         skipped=_counts(found.get("skipped")),
     )
 

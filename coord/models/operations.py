@@ -29,6 +29,7 @@ class BulkResult(Struct, frozen=True, kw_only=True):
     query: str  #: with the states that the action needs
     matched: int  #: tasks that matched
     done: int = 0  #: of these, tasks that were changed
+    stopping: int = 0  #: of the changed ones, tasks that still run: a cancel has asked their agents to stop
     skipped: dict[str, int] = {}  #: code -> tasks that were not changed: they had changed meanwhile
     unanswered: int = 0  #: tasks of a request that waits for a distributor
     next: str | None = None  #: cursor; the operation continues there; None: it is complete

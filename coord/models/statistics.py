@@ -117,6 +117,13 @@ class CellStatistics(Struct, frozen=True, kw_only=True):
         wait = sum(self.wait.values(), EMPTY_HISTOGRAM)
         return {"wait": wait, "distribution": self.distribution, "run": self.run.get("completed", EMPTY_HISTOGRAM)}
 
+    def rates_since(self, before: CellStatistics) -> dict[str, float]:
+        """Return the tasks per second since an earlier reading: ``submitted``, ``assigned``, and each outcome."""
+        seconds = max(1, self.now - before.now) / 1000
+        changes = {"submitted": self.submitted - before.submitted, "assigned": self.assignments - before.assignments}
+        changes |= {state.value: self.total(state) - before.total(state) for state in sorted(OUTCOMES)}
+        return {name: round(change / seconds, 1) for name, change in changes.items()}
+
     def tasks_in(self, state: TaskState) -> Mapping[Priority, int]:
         """Return the tasks in a state that has not ended, or the total of an outcome, by priority.
 

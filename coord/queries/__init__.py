@@ -87,6 +87,7 @@ from coord.queries.settings import (
 )
 from coord.queries.statistics import get_statistics, get_weights
 from coord.queries.task_pages import TaskIds, TaskPage, TaskWalk, find_tasks, open_task_walk
+from coord.queries.task_search import get_task_reasons
 from coord.queries.tasks import (
     count_by_state,
     count_submitted,
@@ -164,6 +165,7 @@ __all__ = [
     "get_suspended_agents",
     "get_task",
     "get_task_headers",
+    "get_task_reasons",
     "get_tasks",
     "get_time",
     "get_type_values",

@@ -26,6 +26,8 @@ from coord.queries.tasks import SECTIONS
 
 #: Bodies, of up to 1 MiB each, that are read in one round trip to learn the definition of their pool.
 _BODIES = 16
+#: Tasks whose records are read in one round trip.
+_RECORDS = 500
 #: Definitions of pools that a search keeps.
 _KNOWN_POOLS = 10_000
 #: Fields of a query that the pool of a task decides.
@@ -95,6 +97,26 @@ async def plan_search(redis: Redis, keys: Keys, settings: Settings, query: Query
         ended_until=end,
         reasons=await get_waiting_reasons(redis, keys, settings) if looks_at_reasons else {},
     )
+
+
+async def get_task_reasons(
+    redis: Redis, keys: Keys, settings: Settings, task_ids: Sequence[str]
+) -> dict[str, WaitingReason | None]:
+    """Return why each of these tasks waits, or None if it does not; a task without a record is left out.
+
+    If one of them is queued, it reads the table of pools and the whole fleet.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        settings: stand for the environment of the distributors while none is present.
+        task_ids: ids of the tasks.
+    """
+    matcher = TaskMatcher(redis, keys, Query(), 0)
+    found = [task for some in chunks(task_ids, _RECORDS) for task in await matcher.matching(some) if task is not None]
+    is_queued = any(task.state is _S.QUEUED for task in found)
+    of_pool = await get_waiting_reasons(redis, keys, settings) if is_queued else {}
+    return {task.task_id: of_pool.get(task.pool) if task.state is _S.QUEUED else task.reason for task in found}
 
 
 def _ended_between(query: Query, now: int) -> tuple[float, float]:

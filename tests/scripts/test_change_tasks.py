@@ -31,7 +31,7 @@ async def states(cell: Cell, *ids: str) -> list[str]:
 
 @pytest.mark.on_fakeredis
 async def test_many_tasks_are_cancelled_in_one_request(cell: Cell) -> None:
-    """⚠ Also those that an agent has; what has ended, or does not exist, is skipped and counted."""
+    """⚠ Also those that an agent has, which are counted apart; what has ended, or does not exist, is skipped."""
     await cell.register(capacity=10)
     for name in ("done", "running"):
         await cell.assign(name)
@@ -41,11 +41,11 @@ async def test_many_tasks_are_cancelled_in_one_request(cell: Cell) -> None:
         await cell.submit(name)
     await cell.submit("s1", run_at=START + 60_000)
     found = await change(cell, "cancel", "q1", "q2", "s1", "running", "done", "ghost")
-    assert found == {"done": 4, "skipped": {"task_finished": 1, "task_not_found": 1}}
+    assert found == {"done": 4, "stopping": 1, "skipped": {"task_finished": 1, "task_not_found": 1}}
     assert await states(cell, "q1", "q2", "s1", "running", "done") == [*["cancelled"] * 3, "running", "completed"]
     assert len(await cell.orders()) == 1
     again = await change(cell, "cancel", "q1", "s1", "running")
-    assert again == {"done": 0, "skipped": {"unchanged": 3}}, "nothing is done twice"
+    assert again == {"done": 0, "stopping": 0, "skipped": {"unchanged": 3}}, "nothing is done twice"
     assert len(await cell.orders()) == 1
 
 
@@ -169,7 +169,7 @@ async def test_a_record_that_cannot_be_read_stops_no_other_task(cell: Cell) -> N
     await cell.submit("t1")
     await cell.redis.set(cell.keys.task("bad"), "x")
     cell.broken = True
-    assert await change(cell, "cancel", "bad", "t1") == {"done": 1, "skipped": {"error": 1}}
+    assert await change(cell, "cancel", "bad", "t1") == {"done": 1, "stopping": 0, "skipped": {"error": 1}}
 
 
 @pytest.mark.guarantee("audit")
@@ -181,5 +181,5 @@ async def test_the_audit_has_who_what_and_the_outcome(cell: Cell) -> None:
     assert await cell.cancel("t2", caller="c1") == "CANCELLED"
     (entry,) = await cell.stream("log:audit")
     assert (entry["type"], entry["by"], entry["outcome"]) == ("tasks.change_requested", "client without an id", "ok")
-    found = {"action": "cancel", "done": 1, "skipped": {"task_not_found": 1}}
+    found = {"action": "cancel", "done": 1, "stopping": 0, "skipped": {"task_not_found": 1}}
     assert msgspec.json.decode(entry["data"]) == found

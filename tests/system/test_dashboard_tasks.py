@@ -337,7 +337,7 @@ def test_all_that_match_are_cancelled(cell: LiveCell, tasks: OpenTasks) -> None:
     cell.do(cell.client.cancel("bulk-3"))  # meanwhile, after the list was read
     dialog.get_by_label("Reason").fill("the customer left")
     dialog.get_by_role("button", name=re.compile("Cancel 1,(200|199) tasks")).click()
-    expect(dialog.get_by_role("status")).to_contain_text(re.compile("1,(199|200) tasks cancelled or asked to stop."))
+    expect(dialog.get_by_role("status")).to_contain_text(re.compile("1,(199|200) tasks cancelled."))
     changes = [body for body in bodies if not body.get("dry_run")]
     assert len(changes) == 3
     assert len({body["cursor"] for body in changes}) == 3
@@ -349,6 +349,19 @@ def test_all_that_match_are_cancelled(cell: LiveCell, tasks: OpenTasks) -> None:
     expect(rows(page).first).to_contain_text("cancelled")
     button.click()
     expect(dialog.get_by_role("status")).to_have_text("All tasks that match have ended. There is nothing to do.")
+
+
+def test_tasks_that_are_asked_to_stop_are_counted_apart(cell: LiveCell, tasks: OpenTasks) -> None:
+    """⚠ The page did not say how many were cancelled, and how many an agent still works on."""
+    submit(cell, "gate", "apart-1", payload={"gate": "apart"})
+    submit(cell, "apart", "apart-2", "apart-3", requirements={"capabilities": ["nowhere"]})
+    reach(cell, "apart-1", "running")
+    reach(cell, "apart-3", "queued")
+    page = tasks("#/tasks?q=id:apart-*")
+    page.get_by_role("button", name="Cancel all …").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Cancel 3 tasks").click()
+    expect(dialog.get_by_role("status")).to_have_text("2 tasks cancelled, 1 asked to stop.")
 
 
 def test_all_that_match_are_retried_or_prioritized(cell: LiveCell, tasks: OpenTasks) -> None:
@@ -423,9 +436,9 @@ def test_an_operation_goes_on_after_a_failure(cell: LiveCell, tasks: OpenTasks) 
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("button", name="Cancel 700 tasks").click()
     expect(dialog.get_by_role("alert")).to_contain_text("The gateway does not answer")
-    expect(dialog.get_by_role("status")).to_contain_text("500 tasks cancelled or asked to stop.")
+    expect(dialog.get_by_role("status")).to_contain_text("500 tasks cancelled.")
     dialog.get_by_role("button", name="Continue").click()
-    expect(dialog.get_by_role("status")).to_contain_text("700 tasks cancelled or asked to stop.")
+    expect(dialog.get_by_role("status")).to_contain_text("700 tasks cancelled.")
     assert sent[3]["cursor"] == sent[2]["cursor"] is not None
     assert sent[3]["operation"] == sent[2]["operation"] is not None
     assert {state_of(cell, f"rest-{n}") for n in (0, 499, 500, 699)} == {"cancelled"}

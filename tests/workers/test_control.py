@@ -23,6 +23,7 @@ from coord.models.facts import (
     SettingSet,
     StrategySet,
     TaskReplayed,
+    TasksChangeRequested,
 )
 from coord.models.tasks import Modifiers, TaskState
 from coord.placement import STRATEGIES, OwnRules
@@ -135,6 +136,24 @@ async def test_a_refused_request_is_audited_with_who_asked(cell: RunningCell, ca
     by_caller = ("entries.replay", f"client {caller.id}", "ok")
     refused = [("strategy.set", "ann@host", code) for code in ("config_invalid", "config_invalid", "fact_invalid")]
     await wait_until(lambda: _are(entries_of, sorted([by_caller, *refused])), "each request is in the audit")
+
+
+async def test_a_request_without_a_query_changes_the_named_tasks_alone(cell: RunningCell, caller: Caller) -> None:
+    """⚠ Without terms, a query of a command is refused, as it is all tasks. Here the ids select, and there is one."""
+    (named, _), (other, _) = [*await caller.submit(), *await caller.submit()]
+    for task_id in (named, other):
+        await await_state(cell, task_id, TaskState.QUEUED)
+    for query in ("", " ", "id:*"):
+        request = TasksChangeRequested("cancel", (), query=query)
+        answer = await caller.answer(await caller.tell("in:control:distributor", request))
+        assert answer["code"] == "fact_invalid", query
+        assert "task_ids" in answer["message"], query
+    answer = await caller.answer(await caller.tell("in:control:distributor", TasksChangeRequested("cancel", (named,))))
+    assert msgspec.json.decode(answer["data"]) == {"done": 1, "stopping": 0, "skipped": {}}
+    await await_state(cell, named, TaskState.CANCELLED)
+    await await_state(cell, other, TaskState.QUEUED)
+    (entry,) = [one for one in await queries.get_audit_since(cell.redis, cell.keys, "0-0") if one.outcome == "ok"]
+    assert (entry.action, entry.query, entry.done) == ("tasks.cancel", "", 1)
 
 
 async def _dead_control(cell: RunningCell) -> str:

@@ -7,7 +7,8 @@
 --   entry | caller or '' | action: cancel, replay or prioritize | task_ids: spaces between | priority or '' | reason |
 --   before_ms: replay only tasks that had failed by then, or '' | note: JSON for the audit, without its last brace
 -- Returns {words, loads, pools, pools_rev, raised, shared}. Words: OK; GONE (the entry was handled before); ERROR <why>
---   (not consumed). An answer of ok has {"done":n,"skipped":{code:n}}: how many tasks were changed, and why others not
+--   (not consumed). An answer of ok has {"done":n,"skipped":{code:n}}: how many tasks were changed, and why others not.
+--   That of a cancel also has "stopping": how many of the changed tasks still run, and their agents were ordered to stop
 check_due_types()
 local STREAM = 'in:control:distributor'
 -- The word of a task that is not changed -> why.
@@ -50,7 +51,7 @@ local function change_tasks(i)
     return 'GONE'
   end
   local request = { entry = entry, action = action, priority = priority, reason = reason, before = tonumber(before_ms) }
-  local done, skipped = 0, {}
+  local done, stopping, skipped = 0, 0, {}
   for id in string.gmatch(task_ids, '%S+') do
     local word, failed = guarded(change_task, id, request)
     local code = failed and 'error' or SKIPPED[word]
@@ -58,6 +59,7 @@ local function change_tasks(i)
       skipped[code] = (skipped[code] or 0) + 1
     else
       done = done + 1
+      stopping = stopping + (word == 'STOPPING' and 1 or 0)
     end
   end
   local counts = {}
@@ -65,7 +67,8 @@ local function change_tasks(i)
     counts[#counts + 1] = '"' .. code .. '":' .. int(count)
   end
   table.sort(counts)
-  local effect = '"done":' .. int(done) .. ',"skipped":{' .. table.concat(counts, ',') .. '}}'
+  local stops = action == 'cancel' and ',"stopping":' .. int(stopping) or ''
+  local effect = '"done":' .. int(done) .. stops .. ',"skipped":{' .. table.concat(counts, ',') .. '}}'
   audit(STREAM, entry, 'OK', note .. ',' .. effect)
   answer_with(caller, STREAM, entry, '{' .. effect)
   return 'OK'

@@ -20,7 +20,7 @@ const CHANGED = 500;
 export const ACTIONS = {
   cancel: {
     label: "Cancel",
-    done: "cancelled or asked to stop",
+    done: "cancelled",
     none: "All tasks that match have ended.",
     text: "Tasks that wait are cancelled. Agents that run one are asked to stop.",
     isDangerous: true,
@@ -56,7 +56,7 @@ class Bulk {
     this.q = q;
     this.isOver = false;
     this.turn = 0;
-    this.total = { matched: 0, done: 0, unanswered: 0, skipped: {} };
+    this.total = { matched: 0, done: 0, stopping: 0, unanswered: 0, skipped: {} };
     this.body = h("div", { class: "bulk" });
     this.say = h("p", { role: "status", class: "bulk-status" });
     this.choice = action === "prioritize" && this.makeChoice();
@@ -166,6 +166,7 @@ class Bulk {
         const found = await this.send({ limit: CHANGED, cursor: at, operation: this.operation, reason: this.reason });
         this.operation = found.operation;
         total.done += found.done;
+        total.stopping += found.stopping;
         total.unanswered += found.unanswered;
         for (const [code, size] of Object.entries(found.skipped))
           total.skipped[code] = (total.skipped[code] ?? 0) + size;
@@ -181,9 +182,10 @@ class Bulk {
 
   /** Return what was done, as text: where it goes on is not null if it was stopped. */
   result(cursor) {
-    const { done, unanswered } = this.total;
+    const { done, stopping, unanswered } = this.total;
+    const asked = stopping > 0 ? `, ${number(stopping)} asked to stop` : "";
     return [
-      `${count(done, "task")} ${this.words.done}.`,
+      `${count(done - stopping, "task")} ${this.words.done}${asked}.`,
       cursor !== null && "Stopped before the end.",
       unanswered > 0 && `${count(unanswered, "task")} will be, as soon as a distributor works.`,
     ]
