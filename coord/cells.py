@@ -144,7 +144,8 @@ def read_cells(environ: Mapping[str, str] | None = None) -> CellsFile:
         return CellsFile(Path(), exists=False, default=None, cells={})
     try:
         with path.open(encoding="utf-8") as opened:
-            _check_owner(path, os.fstat(opened.fileno()))
+            found = os.fstat(opened.fileno())
+            _check_owner(path, found)
             text = opened.read()
     except FileNotFoundError:
         if environ.get(variable_of("config_file"), "").strip():
@@ -154,7 +155,9 @@ def read_cells(environ: Mapping[str, str] | None = None) -> CellsFile:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
-    return _Reader(path, text).read()
+    file = _Reader(path, text).read()
+    _check_commands(file, found)
+    return file
 
 
 def _check_owner(path: Path, found: os.stat_result) -> None:
@@ -164,7 +167,25 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
     if found.st_uid not in {os.getuid(), 0}:
         raise ConfigError(f"{path} belongs to another user, who could send your tasks anywhere; use a file of your own")
     if found.st_mode & stat.S_IWOTH:
-        raise ConfigError(f"{path} can be written by every user; run: chmod 600 {shlex.quote(str(path))}")
+        raise ConfigError(f"{path} can be written by every user (mode {_mode(found)}); {_protect(path)}")
+
+
+def _check_commands(file: CellsFile, found: os.stat_result) -> None:
+    """Refuse a file that its group can write if it has a command: the group could run commands as this user."""
+    name = next((name for name, table in file.cells.items() if table.password_command is not None), None)
+    if name is not None and os.name == "posix" and found.st_mode & stat.S_IWGRP:
+        raise ConfigError(
+            f"{file.path} has a command, the password_command of [cells.{name}], and can be written by its group "
+            f"(mode {_mode(found)}); {_protect(file.path)}"
+        )
+
+
+def _mode(found: os.stat_result) -> str:
+    return f"{stat.S_IMODE(found.st_mode):04o}"
+
+
+def _protect(path: Path) -> str:
+    return f"run: chmod go-w {shlex.quote(str(path))}"
 
 
 def choose(file: CellsFile, option: str | None, environ: Mapping[str, str], *, uses_default: bool) -> Choice | None:

@@ -15,7 +15,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from coord.cli.exit_codes import ExitCode
+from coord.cli.explain import reasons_of_many_shown
 from coord.cli.output import ProgressBar, duration, hint, write_fields, write_json
 from coord.cli.parse import is_distance, moment, seconds, writable
 from coord.errors import ConfigError, CoordError, FactInvalid, ResultTimeout
@@ -142,10 +143,11 @@ class _Run:
         """Submit all tasks, with --wait until they have ended."""
         self._progress.start("ended" if self._plan.wait else "submitted", self._count)
         try:
-            for batch in self._batches(file):
-                await self._submit(batch)
-            while self._open:
-                await self._next()
+            async with self._reasons_shown():
+                for batch in self._batches(file):
+                    await self._submit(batch)
+                while self._open:
+                    await self._next()
         except TimeoutError:
             self._progress.end()
             hint(f"not all tasks ended within {self._plan.wait_timeout:g} s: {self._progress_text()}")
@@ -159,6 +161,16 @@ class _Run:
         self._progress.end()
         self._write_summary()
         return self._exit_code()
+
+    def _reasons_shown(self) -> AbstractAsyncContextManager[None]:
+        if not self._plan.wait:
+            return nullcontext()
+        return reasons_of_many_shown(
+            self._client,
+            lambda: [handle.task_id for handle in self._open],
+            lambda: len(self._seconds),
+            self._progress.write,
+        )
 
     def _batches(self, file: IO[bytes]) -> Iterator[list[Line]]:
         max_bytes = self._client.settings.max_entry_bytes

@@ -36,7 +36,7 @@ and ``"coord.cli.agents:agents"`` in the table of ``app.py``; a command without 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Annotated, Any, cast
 
@@ -144,11 +144,15 @@ class Group(TyperGroup):
     """A command with subcommands. Each is built when it is used: to build all takes longer than most of them run.
 
     An unknown one is answered with the nearest once; Click and Typer would both suggest it.
+
+    Attributes:
+        synonyms: another name for a subcommand -> the subcommand, for the error about it.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._builders: dict[str, Callable[[], click.Command]] = {}
+        self.synonyms: Mapping[str, str] = {}
 
     def add(self, name: str, build: Callable[[], click.Command]) -> None:
         """Add a subcommand.
@@ -181,8 +185,11 @@ class Group(TyperGroup):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
-            near = closest(args[0], self.list_commands(ctx))
-            step = f"Did you mean {near!r}?" if near else f"There are {', '.join(self.list_commands(ctx))}."
+            if (meant := self.synonyms.get(args[0])) is not None:
+                step = f"`{ctx.command_path} {meant}` does that."
+            else:
+                near = closest(args[0], self.list_commands(ctx))
+                step = f"Did you mean {near!r}?" if near else f"There are {', '.join(self.list_commands(ctx))}."
             raise click.UsageError(f"No such command {args[0]!r}. {step}", ctx) from None
 
 
@@ -200,14 +207,17 @@ def root(options: Callable[..., None], summary: str) -> Group:
     return command
 
 
-def group(name: str, summary: str) -> Group:
+def group(name: str, summary: str, *, synonyms: Mapping[str, str] | None = None) -> Group:
     """Return a command with subcommands, such as ``coord tasks``.
 
     Args:
         name: as typed.
         summary: its help, one sentence.
+        synonyms: another name for a subcommand -> the subcommand; the error about an unknown command names it.
     """
-    return Group(name=name, help=summary, no_args_is_help=True, context_settings=_SETTINGS["context_settings"])
+    made = Group(name=name, help=summary, no_args_is_help=True, context_settings=_SETTINGS["context_settings"])
+    made.synonyms = synonyms or {}
+    return made
 
 
 def register(parent: Group, command: Callable[..., None], name: str | None = None) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from coord.cli.output import hint, write_line
+
+#: Exit code, as a shell gives it -> the signal that ends the demo: SIGHUP comes when the terminal is closed.
+_SIGNALS = {128 + number: number for number in (signal.SIGTERM, signal.SIGHUP)}
 
 
 def demo(
@@ -19,7 +26,7 @@ def demo(
 
     It starts Redis, workers and agents, and runs the commands that it prints: placement with its reasons, priorities,
     a task that waits, an agent that crashes, drain, messages, and the doctor. It works offline, changes no other cell,
-    and removes everything at the end, also after Ctrl-C.
+    and removes everything at the end, also after Ctrl-C, SIGTERM, and when the terminal is closed.
 
     Examples:
         coord demo
@@ -29,13 +36,36 @@ def demo(
     from coord.demo.tour import NEXT_STEPS, Tour
 
     write_line("starting a cell in a temporary folder …")
-    cell = DemoCell()
     try:
-        with cell:
+        with _ended_by_signals(), DemoCell() as cell:
             Tour(cell, write_line, fast=fast).run()
-    except KeyboardInterrupt:
-        hint("interrupted: the cell has ended, and its folder is removed")
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, KeyboardInterrupt) or error.code in _SIGNALS:
+            hint("interrupted: the cell has ended, and its folder is removed")
         raise
     write_line()
     for line in NEXT_STEPS.splitlines():
         write_line(line)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Raise ``SystemExit`` in this block on SIGTERM, and on SIGHUP unless ``nohup`` ignores it.
+
+    Only the first one counts: several may come at the end of a session, and the end of the cell must not be cut off.
+    """
+    is_ending = False
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        nonlocal is_ending
+        if not is_ending:
+            is_ending = True
+            raise SystemExit(128 + number)
+
+    handled = [number for number in _SIGNALS.values() if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

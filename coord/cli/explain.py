@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,6 +92,73 @@ async def _show_reasons(client: Client, task_id: str) -> None:
         if reason != shown:
             shown = reason
             hint(f"waiting: {line}")
+
+
+@asynccontextmanager
+async def reasons_of_many_shown(
+    client: Client, open_ids: Callable[[], Sequence[str]], count_ended: Callable[[], int], write: Callable[[str], None]
+) -> AsyncIterator[None]:
+    """Write how many tasks wait for which reason while none ends, and each change of it, during a ``with`` block.
+
+    Args:
+        client: an open one.
+        open_ids: returns the ids of the tasks that have not ended.
+        count_ended: returns the number of the tasks that have ended.
+        write: writes a line.
+    """
+    from coord.background import cancel_and_wait
+
+    showing = asyncio.create_task(_show_reasons_of_many(client, open_ids, count_ended, write))
+    try:
+        yield
+    finally:
+        await cancel_and_wait(showing)
+
+
+async def _show_reasons_of_many(
+    client: Client, open_ids: Callable[[], Sequence[str]], count_ended: Callable[[], int], write: Callable[[str], None]
+) -> None:
+    shown, pause = "", REASON_AFTER_S
+    while True:
+        ended = count_ended()
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, REASON_AT_MOST_S)
+        if count_ended() != ended:
+            continue
+        try:
+            reasons, line = await _read_reasons(client, open_ids())
+        except ServerUnfit:
+            return  # a user who may submit and not read
+        except Unavailable:
+            continue
+        if reasons != shown:
+            shown = reasons
+            if line:
+                write(f"waiting: {line}")
+
+
+async def _read_reasons(client: Client, task_ids: Sequence[str]) -> tuple[str, str]:
+    """Return how many of these tasks wait for which reason, and the line about it; both empty if there is none."""
+    found = await client.waiting_reasons(task_ids)
+    counts = Counter(reason for reason in found.values() if reason is not None)
+    unaccepted = len(task_ids) - len(found)
+    parts = [f"{number:,} {reason}" for reason, number in counts.most_common()]
+    steps: list[str] = []
+    if counts:
+        example = next(task_id for task_id, reason in found.items() if reason is counts.most_common(1)[0][0])
+        with suppress(TaskNotFound):  # it has ended, and its record is removed
+            waiting = (await client.explain(example)).waiting
+            steps += () if waiting is None else waiting.obstacles
+        if not steps and not unaccepted and set(counts) == {WaitingReason.NEXT_IN_LINE}:
+            return "", ""
+        steps.append(f"`coord tasks explain {example}` shows more")
+    if unaccepted:
+        parts.append(f"{unaccepted:,} not accepted by a distributor")
+        steps.append("`coord ps` shows the workers")
+    waits = counts.total() + unaccepted
+    reasons = ", ".join(parts)
+    line = "; ".join((f"{waits:,} task{'' if waits == 1 else 's'}: {reasons}", *steps))
+    return reasons, line if waits else ""
 
 
 def _write(found: Explanation, now: int) -> None:

@@ -336,7 +336,7 @@ def retry(
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Retry failed tasks: same id, new attempts, history kept.
+    """Retry (replay) failed tasks: same id, new attempts, history kept.
 
     With --query, all failed tasks that match: 200 in one request, after a confirmation. An interrupted command is
     continued with --operation, so that tasks which have failed again since are not retried twice.
@@ -404,7 +404,11 @@ def prioritize(
     )
 
 
-tasks = group("tasks", "Submit, show, explain, list, watch, cancel, retry and prioritize tasks.")
+tasks = group(
+    "tasks",
+    "Submit, show, explain, list, watch, cancel, retry and prioritize tasks.",
+    synonyms={"replay": "retry", "requeue": "retry"},
+)
 register(tasks, submit)
 register(tasks, show)
 register(tasks, explain)

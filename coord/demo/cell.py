@@ -1,26 +1,33 @@
-"""The cell of ``coord demo``: ``coord up`` with agents, in a temporary folder that is removed afterwards."""
+"""The cell of ``coord demo``: ``coord up`` with agents, in a temporary folder that is removed afterwards.
+
+A demo that is killed cannot remove its folder. The folder names its processes, so the next demo of the user removes it.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
 import psutil
+from msgspec import Struct
 
 from coord import SyncClient
 from coord.cells import LOCAL
 from coord.config import Settings, without_settings
 from coord.embedded import EmbeddedServer
-from coord.endpoint import read_endpoint
+from coord.endpoint import is_same_start, process_started, read_endpoint, write_private
 from coord.errors import CoordError, ServerUnavailable
 
 #: Agents of the demo, as a person would write them for ``coord up --agents``.
@@ -35,8 +42,38 @@ command = ["{python}", "-P", "-m", "coord.demo.agent", "--id", "{id}", "--type",
 AGENT_IDS = ("ocr-1", "ocr-2", "reporter")
 #: Seconds in which the cell must start, and end.
 START_S, END_S = 60.0, 30.0
+#: Seconds in which the `coord up` of a killed demo must end by itself.
+LEFT_S = 10.0
 #: Seconds between two looks.
 POLL_S = 0.05
+#: The beginning of the name of a folder, and the file in it that names its processes.
+PREFIX, OWNERS = "coord-demo-", "demo.json"
+
+
+class Owner(Struct, frozen=True):
+    """A process that uses the folder."""
+
+    pid: int
+    started: float | None  #: seconds since 1970
+
+    @classmethod
+    def of(cls, pid: int) -> Owner:
+        """Build it from the id of a process that runs."""
+        return cls(pid, process_started(pid))
+
+    def lives(self) -> bool:
+        """Return True while the process runs."""
+        return is_same_start(process_started(self.pid), self.started)
+
+
+class Owners(Struct, frozen=True):
+    """The processes that use the folder."""
+
+    demo: Owner
+    up: Owner | None = None  #: `coord up`
+
+
+_owners = msgspec.json.Decoder(Owners)
 
 
 class DemoCell:
@@ -48,7 +85,8 @@ class DemoCell:
     """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="coord-demo-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._note_owners(None)
         self.client: SyncClient
         self._endpoint = self.folder / "endpoint.json"
         self._up: subprocess.Popen[bytes] | None = None
@@ -57,8 +95,13 @@ class DemoCell:
             "COORD_CELL": LOCAL,  # whatever the configuration file names as the default
         }
 
+    def _note_owners(self, up: subprocess.Popen[bytes] | None) -> None:
+        owners = Owners(Owner.of(os.getpid()), None if up is None else Owner.of(up.pid))
+        write_private(self.folder / OWNERS, msgspec.json.encode(owners))
+
     def __enter__(self) -> Self:
         try:
+            remove_left_behind()
             self._start()
         except BaseException:
             self.end()
@@ -80,6 +123,7 @@ class DemoCell:
                  "--agents", str(self.folder / "agents.toml")],
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=self.environ, start_new_session=True,
             )  # fmt: skip
+        self._note_owners(self._up)
         self.wait(lambda: read_endpoint(self._endpoint) is not None, "the cell starts")
         endpoint = read_endpoint(self._endpoint)
         if endpoint is None:
@@ -170,12 +214,7 @@ class DemoCell:
             raise
 
     def _remove(self) -> None:
-        """Remove the folder. A killed `coord up` leaves its server running: stop it first."""
-        try:
-            if (server := EmbeddedServer.find(self.folder / "data")) is not None:
-                server.stop(force=True)
-        finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        _remove(self.folder)
 
     def _last_line(self) -> str:
         try:
@@ -183,6 +222,46 @@ class DemoCell:
         except OSError:
             lines = []
         return lines[-1] if lines else "its log is empty"
+
+
+def remove_left_behind() -> None:
+    """Remove the folders of demos of this user that were killed, and stop a server that still runs there."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError, CoordError):  # another demo removes it too: the next one tries again
+            found = folder.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+                _remove_if_left(folder)
+
+
+def _remove_if_left(folder: Path) -> None:
+    try:
+        owners = _owners.decode((folder / OWNERS).read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return  # it is being made, or is no folder of a demo
+    if owners.demo.lives():
+        return
+    if owners.up is not None:
+        _end_left(owners.up)
+    _remove(folder)
+
+
+def _end_left(up: Owner) -> None:
+    """Wait until the `coord up` of a killed demo has ended, which it does by itself; kill it if it does not."""
+    deadline = time.monotonic() + LEFT_S
+    while up.lives():
+        if time.monotonic() > deadline:
+            os.killpg(up.pid, signal.SIGKILL)  # it has a group of its own
+            return
+        time.sleep(POLL_S)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of a demo. A killed `coord up` leaves its server running: stop it first."""
+    try:
+        if (server := EmbeddedServer.find(folder / "data")) is not None:
+            server.stop(force=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _coord() -> list[str]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 OWN_NAME = "coord"
 #: Fields of a program's line that the console shows in another column, or not at all.
 SHOWN_ELSEWHERE = frozenset({"timestamp", "level", "event", "service", "process", "exception"})
+#: Event of a worker that starts.
+WORKER_STARTED = "worker.started"
 #: Characters that rich draws around an error.
 FRAME = " \t│|"
 #: Width of the column of row names.
@@ -67,8 +69,14 @@ class Log(ABC):
         """Write a message of ``coord up``, see ``WriteMessage``."""
 
     @abstractmethod
-    def startup(self, title: str, rows: Mapping[str, str | list[str]]) -> None:
-        """Write what was started."""
+    def startup(self, title: str, rows: Mapping[str, str | list[str]], place: Mapping[str, str] | None = None) -> None:
+        """Write what was started.
+
+        Args:
+            title: the first line.
+            rows: name -> value or values.
+            place: fields of the cell that the rows show and every worker repeats when it starts.
+        """
 
     @abstractmethod
     def output(self, process: str, line: str) -> None:
@@ -95,7 +103,7 @@ class JsonLog(Log):
         """Write an object with the sentence as ``message``."""
         self._line({**_own_fields(event, level), "message": sentence, **fields})
 
-    def startup(self, title: str, rows: Mapping[str, str | list[str]]) -> None:
+    def startup(self, title: str, rows: Mapping[str, str | list[str]], place: Mapping[str, str] | None = None) -> None:
         """Write an object with a field for each row."""
         self._line({**_own_fields("up.started", "info"), "message": title, **rows})
 
@@ -122,13 +130,15 @@ class ConsoleLog(Log):
         self._console = Console(file=out, highlight=False, soft_wrap=True)
         self._text = Text
         self._width = len(OWN_NAME)  # of the column of processes
+        self._place: Mapping[str, str] = {}
 
     def message(self, event: str, sentence: str, /, *, level: str = "info", **fields: Any) -> None:
         """Write time and sentence."""
         self._line(_clock(None), OWN_NAME, sentence, level)
 
-    def startup(self, title: str, rows: Mapping[str, str | list[str]]) -> None:
+    def startup(self, title: str, rows: Mapping[str, str | list[str]], place: Mapping[str, str] | None = None) -> None:
         """Write a line for each row, and one for each warning."""
+        self._place = place or {}
         self._print(self._text(), title, "bold")
         processes = [
             name for row in ("workers", "gateway", "agents") if isinstance(rows.get(row), list) for name in rows[row]
@@ -140,12 +150,20 @@ class ConsoleLog(Log):
                 self._print(head, item if isinstance(item, str) else ", ".join(item))
 
     def output(self, process: str, line: str) -> None:
-        """Write time, process, event and fields; a traceback follows on its own lines."""
+        """Write time, process, event and fields; a traceback follows on its own lines.
+
+        A worker that starts names itself and the cell that it uses. What is shown already is left out.
+        """
         record = parse_line(line)
         if record is None:
             self._line(_clock(None), process, line, "info")
             return
-        fields = " ".join(f"{name}={_shown(value)}" for name, value in record.items() if name not in SHOWN_ELSEWHERE)
+        known = {**self._place, "name": process} if record["event"] == WORKER_STARTED else {}
+        fields = " ".join(
+            f"{name}={_shown(value)}"
+            for name, value in record.items()
+            if name not in SHOWN_ELSEWHERE and (name not in known or known[name] != value)
+        )
         event, level = str(record.get("event", "")), str(record.get("level", "info"))
         self._line(_clock(record.get("timestamp")), process, event, level, fields)
         for trace_line in str(record.get("exception", "")).splitlines():

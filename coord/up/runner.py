@@ -247,7 +247,12 @@ class LocalCell:
         if self._plan.agents:
             rows["agents"] = [program.name for program in self._plan.agents]
         rows["announced"] = f"nowhere: {self._unpublished}" if self._unpublished else str(self._endpoint)
-        self._log.startup(f"coord {__version__}", rows)
+        place = {
+            "redis": safe_url(server.url),
+            "namespace": self._plan.settings.namespace,
+            "durability": report.durability,
+        }
+        self._log.startup(f"coord {__version__}", rows, place)
 
     def _publish_endpoint(self, server: Server) -> None:
         if self._endpoint is None:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Awaitable
 
 import pytest
+from redis.asyncio import Redis
 
-from coord import Agent, Task, run
+from coord import Agent, Task, connection, run
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, FactInvalid
@@ -26,16 +27,29 @@ async def test_of_two_starts_at_once_one_is_refused(agent: Agent, coordinator: P
     assert len(await coordinator.wait_for("in:registry", AgentRegistered)) == 1
 
 
-async def test_one_that_still_looks_for_redis_can_be_stopped(settings: Settings, unused_port: int) -> None:
+async def test_one_that_still_looks_for_redis_can_be_stopped(
+    settings: Settings, unused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``start`` raises; ``serve`` returns; and the agent may be started again."""
+    refused = asyncio.Event()
+    ping = connection._ping_once
+
+    async def noted(redis: Redis) -> None:
+        try:
+            await ping(redis)
+        finally:
+            refused.set()
+
+    monkeypatch.setattr(connection, "_ping_once", noted)
     agent = Agent("a", url=f"redis://127.0.0.1:{unused_port}", settings=settings)
     starting = asyncio.create_task(agent.start())
-    await asyncio.sleep(0.05)
+    await refused.wait()
     await asyncio.wait_for(agent.stop(), 5)
     with pytest.raises(ConfigError, match="agent 'a' was stopped before it had started"):
         await asyncio.wait_for(starting, 5)
+    refused.clear()
     serving = asyncio.create_task(agent.serve())
-    await asyncio.sleep(0.05)
+    await refused.wait()
     await asyncio.wait_for(agent.stop(), 5)
     await asyncio.wait_for(serving, 5)
 

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from coord import queries
 from coord.cli.bulk import Ended, Summary
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
+from coord.models.explanations import WaitingReason
 from coord.models.tasks import TaskState
 from tests.processes import started
 from tests.system.live_cell import CommandResult, LiveCell, command_runner, live_cell
@@ -93,9 +95,45 @@ def test_a_thousand_tasks(coord: Coord, live: LiveCell, tmp_path: Path) -> None:
             assert (one.state, msgspec.json.decode(one.error)["code"]) == ("failed", "it_broke")
         else:
             assert (one.state, msgspec.json.decode(one.result)) == ("completed", {"n": number})
-    assert all(line.startswith("line ") for line in output.err.splitlines()[:5])
+    assert output.err.count("line ") == 5
     assert "failed: it_broke: by design" in output.err
-    assert len(output.err.splitlines()) == 6
+    assert len([line for line in output.err.splitlines() if not line.startswith("waiting: ")]) == 6
+
+
+def test_waiting_says_how_many_wait_for_which_reason(
+    coord: Coord, live: LiveCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """⚠ Only a single task said so. One line on standard error, again only after it has changed."""
+    monkeypatch.setattr("coord.cli.explain.REASON_AFTER_S", 0.1)
+    monkeypatch.setattr("coord.cli.explain.REASON_AT_MOST_S", 0.1)
+    get_reasons, reads = queries.get_task_reasons, Counter[str]()
+
+    async def read(*arguments: Any) -> dict[str, WaitingReason | None]:
+        found = await get_reasons(*arguments)
+        reads[str(found)] += 1
+        if reads[str(found)] == 3:  # often enough to be repeated, if it were
+            parked = [task_id for task_id, reason in found.items() if reason is WaitingReason.NO_CAPABILITY]
+            for task_id in parked[:2] or [*found]:
+                live.do(live.client.cancel(task_id))
+        return found
+
+    monkeypatch.setattr(queries, "get_task_reasons", read)
+    path = written(
+        tmp_path / "t.jsonl",
+        *(f'{{"task_type": "nosuch", "task_id": "unable-{n}"}}' for n in range(3)),
+        '{"task_type": "echo"}',
+        '{"task_type": "nosuch", "task_id": "later-1", "delay": 3600}',
+        '{"task_type": "gate", "task_id": "held-1", "payload": {"gate": "reasons"}}',
+    )
+    output = coord("tasks", "submit", "--file", path, "--wait", "--json")
+    summary = msgspec.json.decode(output.out, type=Summary)
+    assert (summary.states, summary.open) == ({"completed": 1, "cancelled": 5}, 0)
+    lines = [line for line in output.err.splitlines() if line.startswith("waiting: ")]
+    assert [line for line in lines if "accepted" not in line and "next_in_line" not in line] == [
+        "waiting: 4 tasks: 3 no_capability, 1 scheduled; `coord tasks explain unable-0` shows more",
+        "waiting: 2 tasks: 1 no_capability, 1 scheduled; `coord tasks explain unable-2` shows more",
+        "waiting: 1 task: 1 scheduled; `coord tasks explain later-1` shows more",
+    ]
 
 
 def test_the_summary_as_text(coord: Coord, tmp_path: Path) -> None:

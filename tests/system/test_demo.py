@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -77,18 +78,25 @@ def test_the_tour(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
-@pytest.mark.timeout(400)
-def test_ctrl_c(tmp_path: Path) -> None:
-    """The cell ends in order, and its folder is gone; exit code 130."""
-    process = start(tmp_path)
+def wait_for_tour(process: subprocess.Popen[str]) -> None:
+    """Read until the cell has started, and the first command is shown."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("$ coord agents list"):
             break
-    process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.timeout(400)
+def test_a_signal_ends_the_demo(tmp_path: Path, number: signal.Signals) -> None:
+    """⚠ After SIGTERM and SIGHUP its folder was left. The cell ends in order, with the exit code of a shell."""
+    process = start(tmp_path)
+    wait_for_tour(process)
+    process.send_signal(number)
+    assert process.stdout is not None
     rest = process.stdout.read()
     process.stdout.close()
-    assert process.wait(LIMIT_S) == 130, rest
+    assert process.wait(LIMIT_S) == 128 + number, rest
     assert "interrupted: the cell has ended, and its folder is removed" in rest
     assert "Traceback" not in rest
     assert left_behind(tmp_path) == []
@@ -129,16 +137,59 @@ def interrupted_once(wait: Callable[..., int]) -> Callable[..., int]:
 
 @pytest.mark.timeout(400)
 def test_a_demo_that_is_killed(tmp_path: Path) -> None:
-    """Its processes end by themselves: they watch a pipe to it."""
+    """⚠ Its processes end by themselves: they watch a pipe to it. Its folder was left, and the next demo removes it."""
     process = start(tmp_path)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("$ coord agents list"):
-            break
+    wait_for_tour(process)
     process.kill()
     process.wait(LIMIT_S)
+    assert process.stdout is not None
     process.stdout.close()
     deadline = time.monotonic() + LIMIT_S
     while any(isinstance(one, psutil.Process) for one in left_behind(tmp_path)):
         assert time.monotonic() < deadline, left_behind(tmp_path)
         time.sleep(0.2)
+    (left,) = tmp_path.glob("coord-demo-*")
+    following = start(tmp_path)
+    wait_for_tour(following)
+    assert not left.exists()
+    following.terminate()
+    following.communicate(timeout=LIMIT_S)
+    assert left_behind(tmp_path) == []
+
+
+def test_only_what_a_killed_demo_has_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server is stopped. A demo that runs keeps its folder, and a folder without owners may be about to be one."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    gone = cell.Owner(ended.pid, psutil.Process(ended.pid).create_time())
+    ended.wait(LIMIT_S)
+    mine = cell.Owner.of(os.getpid())
+    owners = {
+        "left": cell.Owners(gone, up=gone),
+        "early": cell.Owners(gone),
+        "reused": cell.Owners(cell.Owner(os.getpid(), 1.0)),
+        "runs": cell.Owners(mine, up=gone),
+    }
+    for name, found in owners.items():
+        (tmp_path / f"coord-demo-{name}").mkdir()
+        (tmp_path / f"coord-demo-{name}" / cell.OWNERS).write_bytes(msgspec.json.encode(found))
+    (tmp_path / "coord-demo-new").mkdir()
+    (tmp_path / "coord-demo-link").symlink_to(tmp_path / "coord-demo-left")
+    server = EmbeddedServer.start(tmp_path / "coord-demo-left" / "data")
+    cell.remove_left_behind()
+    assert not server.alive()
+    assert {path.name for path in tmp_path.iterdir()} == {"coord-demo-runs", "coord-demo-new", "coord-demo-link"}
+
+
+def test_a_coord_up_that_does_not_end_after_its_demo_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a time; then the folder is removed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cell, "LEFT_S", 0)
+    up = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    gone = cell.Owner(up.pid, 1.0)  # another process that had the same pid
+    folder = tmp_path / "coord-demo-stuck"
+    folder.mkdir()
+    (folder / cell.OWNERS).write_bytes(msgspec.json.encode(cell.Owners(gone, up=cell.Owner.of(up.pid))))
+    cell.remove_left_behind()
+    assert up.wait(LIMIT_S) == -signal.SIGKILL
+    assert not folder.exists()

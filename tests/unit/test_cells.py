@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import stat
 import subprocess
 import sys
@@ -300,8 +301,24 @@ def test_a_file_that_others_can_read_or_write(path: Path) -> None:
     path.write_text(A)
     assert load_with_cell(cell="a")[1] == ()  # there is no password in it
     path.chmod(0o666)
-    with pytest.raises(ConfigError, match="can be written by every user; run: chmod 600"):
+    with pytest.raises(ConfigError, match=rf"can be written by every user \(mode 0666\); run: chmod go-w {path}"):
         load_with_cell(cell="a")
+
+
+def test_a_command_in_a_file_that_others_can_write(path: Path) -> None:
+    """⚠ Its group could run commands as this user; without a command it may write, as the umask of many allows."""
+    write(path, A + 'password_command = "echo secret"\n').chmod(0o664)
+    error = (
+        f"{path} has a command, the password_command of [cells.a], and can be written by its group (mode 0664); "
+        f"run: chmod go-w {path}"
+    )
+    for read in (read_cells, load_with_cell, lambda: load_with_cell(cell="a")):
+        with pytest.raises(ConfigError, match=re.escape(error)):
+            read()
+    path.chmod(0o644)
+    assert place(cell="a")[0] == "redis://:secret@h:1"
+    write(path, A).chmod(0o664)
+    assert place(cell="a")[0] == "redis://h:1"
 
 
 def test_the_default_is_changed_and_nothing_else(path: Path) -> None:

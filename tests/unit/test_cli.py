@@ -88,6 +88,8 @@ def test_without_a_command_it_shows_what_there_is(coord: Coord) -> None:
         (["down"], ["No such command 'down'"]),
         (["task", "list"], ["No such command 'task'. Did you mean 'tasks'? "]),
         (["tasks", "lst"], ["No such command 'lst'. Did you mean 'list'? "]),
+        (["tasks", "replay", "t-1"], ["No such command 'replay'. `coord tasks retry` does that."]),
+        (["tasks", "requeue"], ["No such command 'requeue'. `coord tasks retry` does that."]),
         (
             ["tasks", "submit", "t", "--delay", "-5"],
             ["coord: --delay must be 0 or more, got -5"],

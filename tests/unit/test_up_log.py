@@ -110,6 +110,26 @@ def test_what_was_brought_up() -> None:
     ]
 
 
+def test_what_the_rows_have_shown_is_not_repeated_by_each_worker() -> None:
+    """⚠ Every worker's first line had the address, the namespace and the durability once more. JSON keeps them."""
+    place = {"redis": "unix:///r", "namespace": "coord", "durability": "AOF, fsync every second"}
+    begun = {"event": "worker.started", "kind": "router", "name": "r-1", **place}
+    other = begun | {"namespace": "other"}
+    later = {"event": "worker.moved", "redis": "unix:///r"}
+
+    def speak(log: log.Log) -> None:
+        log.startup("coord 1", {"redis": "unix:///r (valkey 9)"}, place)
+        for record in (begun, other, later):
+            log.output("r-1", msgspec.json.encode(record).decode())
+
+    assert console(speak)[2:] == [
+        "00:00:00  r-1    worker.started  kind=router",
+        "00:00:00  r-1    worker.started  kind=router namespace=other",
+        "00:00:00  r-1    worker.moved  redis=unix:///r",
+    ]
+    assert [place.items() <= record.items() for record in objects(speak)] == [False, True, False, False]
+
+
 @pytest.mark.parametrize(("log_format", "kind"), [("auto", JsonLog), ("json", JsonLog), ("console", ConsoleLog)])
 def test_the_form_is_chosen_by_the_setting(log_format: str, kind: type[log.Log]) -> None:
     """``auto`` where nobody sits at a terminal, as in a test: JSON."""
