@@ -36,9 +36,9 @@ const controlsOf = (element) => [...element.querySelectorAll("a[href], button:en
 const nameOf = (control) => control.getAttribute("href") ?? control.dataset.name ?? control.textContent;
 
 /**
- * Replace the content of an element. A focus in it goes to the new control of the same address or name, otherwise to the
- * one in the same place, otherwise to the element. It never goes from a button to another one: a key pressed twice would
- * do something else.
+ * Replace the content of an element. A focus in it goes to the new control of the same address or name, otherwise to
+ * the one in the same place, otherwise to the element. It never goes from a button to another one: a key pressed twice
+ * would do something else.
  */
 export function fill(element, ...children) {
   const focused = document.activeElement;
