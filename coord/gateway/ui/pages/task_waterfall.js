@@ -78,7 +78,8 @@ export function rowsOf(task, seen) {
     );
   } else if (WAITING.includes(task.state) || ms(task.finished_at) > from) {
     const end = ms(task.finished_at);
-    rows.push({ ...current, number: 0, agent: null, how: end ? task.state : "", parts: waits(from, end, seen, { queued_at: end ? queued_at : (run_at ?? queued_at) }) });
+    const parts = waits(from, end, seen, { queued_at: end ? queued_at : (run_at ?? queued_at) });
+    rows.push({ ...current, number: 0, agent: null, how: end ? task.state : "", parts });
   }
   const last = rows.at(-1);
   if (last && task.error && task.state === "failed") {
