@@ -46,7 +46,7 @@ def doctor(
     clocks, permissions, missing and stuck processes, entries that wait, agents that are silent, deaf or ejected, tasks
     that no agent may get, dead letters, the ledger, and orphaned processes of this machine.
 
-    Exit code 0: all is well; 1: there is a warning or an error; 2: the cell cannot be read.
+    Exit code 0: all is well; 1: there is a warning or an error, also with warnings alone; 2: the cell cannot be read.
 
     Examples:
         coord doctor

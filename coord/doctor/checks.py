@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from coord.doctor.agents import Affected
 from coord.doctor.machine import SECRET, Machine
 from coord.doctor.snapshot import Snapshot
 from coord.errors import ServerUnfit
 from coord.keys import CONSUMES, GATEWAY, PUSH
-from coord.models.agents import AgentRecord, AgentStatus, why_deaf
 from coord.models.cell import PLACE_UP_TO, REFUSE_ABOVE, RELIEVE_ABOVE, WAITS_FOR, WorkerRecord
 from coord.models.findings import Finding, Level
 from coord.models.tasks import TaskState
@@ -30,6 +30,21 @@ CONNECTIONS_WARN, CONNECTIONS_ERROR = 0.8, 0.95
 REPLICA_BYTES = 16 * 1024 * 1024
 #: Names in a message.
 NAMED = 3
+#: reason of deaf agents -> what it means, and the next step.
+DEAF: Mapping[str, tuple[str, str]] = {
+    "reported": ("as the agent reports: it does not read its inbox", "restart it; `coord agents show ID`"),
+    "unread": ("it sends heartbeats and does not read its inbox", "restart it; `coord agents show ID`"),
+    "unpolled": (
+        "nothing reads its inbox over HTTP", "poll /agents/ID/inbox or register endpoints.http; `coord agents show ID`",
+    ),
+    "": ("for reasons that were not read: too many agents are unhealthy", "`coord agents list`"),
+}  # fmt: skip
+#: kind of dead letters -> one, several, and the next step.
+DEAD_LETTERS: Mapping[str, tuple[str, str, str]] = {
+    "task": ("failed task", "failed tasks", "`coord tasks retry --query state:failed` runs all again"),
+    "message": ("undelivered message", "undelivered messages", "coord dead replay delivers them again"),
+    "entry": ("entry that was not handled", "entries that were not handled", "coord dead replay appends them again"),
+}
 #: Findings of the ledger that are listed.
 LEDGER = 10
 
@@ -56,19 +71,19 @@ def check_server(snapshot: Snapshot) -> Findings:
         yield _warning(
             "server.eviction",
             f"maxmemory-policy is {report.policy}: a full server silently drops tasks",
-            "CONFIG SET maxmemory-policy noeviction, and keep it in the server's configuration",
+            "`CONFIG SET maxmemory-policy noeviction`, and keep it in the server's configuration",
         )
     if not report.maxmemory:
         yield _warning(
             "server.maxmemory",
             "no maxmemory is set: when memory runs out, the system kills the server before it can refuse new tasks",
-            "CONFIG SET maxmemory to less than the machine has, and keep it in the server's configuration",
+            "`CONFIG SET maxmemory` to less than the machine has, and keep it in the server's configuration",
         )
     if report.durability.startswith(("none", "snapshots", "no AOF")):
         yield _warning(
             "server.durability",
             f"durability: {report.durability}",
-            "CONFIG SET appendonly yes, and keep it in the server's configuration",
+            "`CONFIG SET appendonly yes`, and keep it in the server's configuration",
         )
     for field, what in (("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "snapshot")):
         if info.get(field, "ok") != "ok":
@@ -138,7 +153,7 @@ def check_connections(snapshot: Snapshot) -> Findings:
         yield make(
             "connections.many",
             f"{text}; further ones are refused at the limit",
-            "CONFIG SET maxclients higher (and `ulimit -n` of the server), or share a Client in each process",
+            "`CONFIG SET maxclients` higher (and `ulimit -n` of the server), or share a Client in each process",
         )
     else:
         yield _ok("connections", text)
@@ -212,13 +227,15 @@ def missing_workers(processes: Sequence[WorkerRecord], pushed: int, kinds: Itera
     for kind in kinds:
         if kind not in running:
             yield _error(
-                "workers.missing", f"no {kind} is running, so {WAITS_FOR[kind]} wait", f"start one: coord worker {kind}"
+                "workers.missing",
+                f"no {kind} is running, so {WAITS_FOR[kind]} wait",
+                f"start one: `coord worker {kind}`",
             )
     if pushed and PUSH not in running:
         yield _error(
             "workers.missing",
             f"no push worker is running, so the {WAITS_FOR[PUSH]} wait ({pushed} agents)",
-            "start one: coord worker push",
+            "start one: `coord worker push`",
         )
 
 
@@ -259,7 +276,7 @@ def check_streams(snapshot: Snapshot) -> Findings:
                 "streams.lag",
                 f"{stream.stream}: {_count(stream.entries, 'entry', 'entries')} for group {stream.kind}, "
                 f"the oldest for {duration(age)}",
-                f"see `coord ps`; add a worker if it goes on: coord worker {stream.kind}",
+                f"see `coord ps`; add a worker if it goes on: `coord worker {stream.kind}`",
             )
     present = {process.name for process in snapshot.processes}
     kinds = {stream: kind for kind, streams in CONSUMES.items() for stream in streams}
@@ -272,7 +289,7 @@ def check_streams(snapshot: Snapshot) -> Findings:
                 yield _warning(
                     "streams.abandoned",
                     f"{name}: {_count(number, 'entry', 'entries')} pending with {consumer}, which is not running",
-                    f"another {kind} takes over after some seconds; if none runs: coord worker {kind}",
+                    f"another {kind} takes over after some seconds; if none runs: `coord worker {kind}`",
                 )
     if not problems:
         entries = sum(stream.entries or 0 for stream in snapshot.statistics.streams)
@@ -286,13 +303,13 @@ def check_settings(snapshot: Snapshot, machine: Machine | None = None) -> Findin
     problems = False
     for name, message in (machine.unknown_variables if machine else {}).items():
         problems = True
-        yield _warning("settings.unknown", message, f"unset {name}")
+        yield _warning("settings.unknown", message, f"`unset {name}`")
     for setting, values in _differing(snapshot.environments):
         problems = True
         yield _warning(
             "settings.differ",
             f"distributors have different values of {setting}: {values}",
-            f"start all with the same value, or set it for all: coord settings set {setting} VALUE",
+            f"start all with the same value, or set it for all with coord settings set {setting}",
         )
     known = {f"COORD_{setting.upper()}" for values in snapshot.environments.values() for setting in values}
     for kind, environments in (machine.environments if machine else {}).items():
@@ -331,14 +348,14 @@ def check_processes(machine: Machine) -> Findings:
         yield _warning(
             "processes.gone",
             f"{name} ended without deregistering; its record expires by itself",
-            "see its log; start another one: coord worker KIND",
+            "see its log; start another one",
         )
     for orphan in machine.orphans:
         yield _warning(
             "processes.orphan",
             f"pid {orphan.pid} ({orphan.command}) runs task {orphan.task_id} of agent {orphan.agent_id}, "
             "which has ended: its result goes nowhere",
-            f"kill -- -{orphan.pid}",  # its process group
+            f"`kill -- -{orphan.pid}`",  # its process group
         )
     if not machine.gone and not machine.orphans:
         yield _ok("processes", f"no orphaned process on {machine.host}")
@@ -347,53 +364,65 @@ def check_processes(machine: Machine) -> Findings:
 def check_agents(snapshot: Snapshot) -> Findings:
     """Look for agents that are silent, deaf, ejected or in error."""
     counted = snapshot.statistics
-    problems = False
-    if snapshot.silent:
-        problems = True
-        ago = duration(max(0, snapshot.now - max(agent.last_heartbeat for agent in snapshot.silent)))
-        yield _warning(
-            "agents.silent",
-            f"{_count(len(snapshot.silent), 'agent')} stopped sending heartbeats within the last hour: "
-            f"{_names(_ids(snapshot.silent))}, the last {ago} ago",
-            "see whether they run and reach Redis: coord agents show ID",
-        )
-    for agent in snapshot.agents:
-        if agent.deaf:
-            problems = True
-            why = why_deaf(agent) or "it does not read its inbox"
-            yield _warning(
-                "agents.deaf", f"{agent.agent_id} is deaf: {why}", f"restart it; coord agents show {agent.agent_id}"
-            )
-    failing = [agent for agent in snapshot.agents if agent.status is AgentStatus.ERROR]
-    if failing:
-        problems = True
-        yield _warning(
-            "agents.error",
-            f"{_count(len(failing), 'agent')} in status error, without new tasks: {_names(_ids(failing))}",
-            f"see its log; coord agents show {failing[0].agent_id}",
-        )
-    ejected = [agent for agent in snapshot.agents if agent.ejected]
-    if ejected:
-        problems = True
-        types = sorted({one.task_type for agent in ejected for one in agent.ejected})
-        yield _warning(
-            "agents.ejected",
-            f"no tasks of type {_names(types)} for {_names(_ids(ejected))}: too many of them failed there",
-            f"coord tasks list --agent {ejected[0].agent_id} --state failed",
-        )
+    problems = list(_agent_problems(snapshot))
+    yield from problems
     if not counted.active_agents and counted.total(TaskState.QUEUED):
         yield _error(
             "agents.none",
             f"{_count(counted.total(TaskState.QUEUED), 'task')} queued, and no agent may get work",
-            "start one (docs/getting-started.md), or see why: coord agents list",
+            "start one (docs/getting-started.md), or see why: `coord agents list`",
         )
     elif not problems:
         yield _ok("agents", f"{counted.active_agents:,} of {counted.total_agents:,} may get work")
 
 
+def _agent_problems(snapshot: Snapshot) -> Findings:
+    """Yield one finding for all agents with the same problem."""
+    found = snapshot.agents
+    if found.silent.number:
+        ago = f", the last {duration(max(0, snapshot.now - found.silent_since))} ago" if found.silent_since else ""
+        yield _warning(
+            "agents.silent",
+            f"{_agents(found.silent)} stopped sending heartbeats within the last hour: {_affected(found.silent)}{ago}",
+            f"see whether they run and reach Redis: `coord agents show {found.silent.agent_ids[0]}`",
+        )
+    for reason, deaf in found.deaf.items():
+        cause, advice = DEAF[reason]
+        shown = deaf.agent_ids[0] if deaf.agent_ids else "ID"
+        names = f": {_affected(deaf)}" if deaf.agent_ids else ""
+        yield _warning(
+            "agents.deaf", f"{_agents(deaf)} deaf, without new tasks ({cause}){names}", advice.replace("ID", shown)
+        )
+    if found.failing.number:
+        names = f": {_affected(found.failing)}" if found.failing.agent_ids else ""
+        shown = f"`coord agents show {found.failing.agent_ids[0]}`" if names else "`coord agents list --status error`"
+        yield _warning(
+            "agents.error",
+            f"{_agents(found.failing)} in status error, without new tasks{names}",
+            f"see its log; {shown}",
+        )
+    if found.ejected.number:
+        yield _warning(
+            "agents.ejected",
+            f"no tasks of type {_names(found.ejected_types)} for {_affected(found.ejected)}: "
+            "too many of them failed there",
+            f"`coord tasks list --agent {found.ejected.agent_ids[0]} --state failed`",
+        )
+
+
+def _agents(affected: Affected) -> str:
+    """Return how many agents are affected: 2 agents, at least 20,000 agents."""
+    return f"{'' if affected.is_exact else 'at least '}{_count(affected.number, 'agent')}"
+
+
+def _affected(affected: Affected) -> str:
+    """Return the first ids, and the number of the others."""
+    return _names(affected.agent_ids, affected.number, "" if affected.is_exact else "at least ")
+
+
 def check_waiting(snapshot: Snapshot) -> Findings:
     """Look for tasks that no agent may get."""
-    counts = snapshot.statistics.waiting
+    counts, waiting = snapshot.statistics.waiting, snapshot.statistics.total(TaskState.QUEUED)
     parked = {
         reason: number for reason, number in (counts.reasons if counts else {}).items() if reason.is_parked and number
     }
@@ -402,10 +431,16 @@ def check_waiting(snapshot: Snapshot) -> Findings:
         yield _warning(
             "tasks.parked",
             f"{_count(sum(parked.values()), 'task')} that no agent may get: {listed}",
-            "coord pools shows them; coord tasks explain ID says what is missing",
+            f"`coord tasks list reason:{min(parked)}` shows them, `coord pools` what they need",
+        )
+    elif waiting and counts is None:
+        yield _warning(
+            "tasks.uncounted",
+            f"{_count(waiting, 'task')} waiting, and the reasons are not known: "
+            "no distributor has counted the waiting tasks within the last 5 minutes",
+            "see whether a distributor runs: `coord ps`; coord tasks explain says why a task waits",
         )
     else:
-        waiting = snapshot.statistics.total(TaskState.QUEUED)
         yield _ok(
             "tasks",
             f"{_count(waiting, 'task')} waiting, each for an agent that is there" if waiting else "no task waits",
@@ -416,15 +451,11 @@ def check_dead_letters(snapshot: Snapshot) -> Findings:
     """Count what coord gave up on."""
     numbers = {kind: number for kind, number in snapshot.statistics.dead_letters.items() if number}
     for kind, number in numbers.items():
-        what = {"task": "failed task", "message": "undelivered message", "entry": "entry that could not be handled"}[
-            kind
-        ]
-        plural = what.replace("entry", "entries") if kind == "entry" else None
-        yield _warning(
-            "dead_letters",
-            f"{_count(number, what, plural)} kept as dead letters",
-            f"coord dead list {kind}; then coord dead replay or coord dead purge",
-        )
+        what, plural, again = DEAD_LETTERS[kind]
+        are_kept = "is kept as a dead letter" if number == 1 else "are kept as dead letters"
+        purge = f"`coord dead purge {kind} --older-than 0` deletes all"
+        advice = f"`coord dead list --kind {kind}` shows them, {again}; {purge}"
+        yield _warning("dead_letters", f"{_count(number, what, plural)} {are_kept}", advice)
     if not numbers:
         yield _ok("dead_letters", "there are none")
 
@@ -435,7 +466,9 @@ def check_ledger(snapshot: Snapshot) -> Findings:
     if report is None:
         return
     for finding in report.findings[:LEDGER]:
-        yield _error("ledger", f"{finding.code} {finding.key}: {finding.message}", "report this; coord fsck lists all")
+        yield _error(
+            "ledger", f"{finding.code} {finding.key}: {finding.message}", "report this; `coord fsck` lists all"
+        )
     if not report.findings:
         compared = "" if report.compared else "; totals were not compared: the cell is too busy"
         yield _ok("ledger", f"counters and records of {_count(report.tasks, 'task')} agree{compared}")
@@ -465,15 +498,18 @@ def diagnose(snapshot: Snapshot, machine: Machine | None = None) -> list[Finding
     return found if machine is None else [*found, *check_processes(machine)]
 
 
-def _ids(agents: Iterable[AgentRecord]) -> list[str]:
-    return [agent.agent_id for agent in agents]
+def _names(names: Iterable[str], number: int | None = None, least: str = "") -> str:
+    """Return the first names, and the number of the others.
 
-
-def _names(names: Iterable[str]) -> str:
-    """Return the first names, and the number of the others."""
+    Args:
+        names: all of them, or some.
+        number: of all; None: as many as ``names``.
+        least: stands before the number of the others.
+    """
     listed = list(names)
-    rest = len(listed) - NAMED
-    return ", ".join(listed[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    shown = listed[:NAMED]
+    rest = (len(listed) if number is None else number) - len(shown)
+    return ", ".join(shown) + (f" and {least}{rest:,} more" if rest > 0 else "")
 
 
 def _count(number: int, what: str, plural: str | None = None) -> str:

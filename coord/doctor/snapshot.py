@@ -1,4 +1,4 @@
-"""Reads what the checks need, in a few round trips of bounded cost, however many agents, tasks and pools there are."""
+"""Reads what the checks need, in some round trips of bounded cost, however many agents, tasks and pools there are."""
 
 from __future__ import annotations
 
@@ -11,25 +11,19 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from coord.config import Settings
+from coord.doctor.agents import AgentProblems, read_agent_problems
 from coord.errors import ServerUnfit
 from coord.fsck import FsckReport, examine
 from coord.keys import CONSUMES, GATEWAY, KINDS, Keys
-from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.cell import WorkerRecord
 from coord.models.ids import entry_ms
 from coord.models.statistics import CellStatistics
-from coord.queries import get_agents, get_statistics, get_write_refusal, worker_record
+from coord.queries import get_statistics, get_write_refusal, worker_record
 from coord.queries.reads import decode_fields, decode_text, parse_time
 from coord.queries.settings import PRESENCE_PREFIX
 from coord.server_check import ADVISED_SETTINGS
 
-#: Agents that are read: those with the lowest health, and those that turned stale last.
-AGENTS = 100
-#: An agent below this health has a reason for it: stale, deaf, ejected, late.
-HEALTHY = 0.9
-#: Agents that turned stale longer ago than this are history.
-SILENT_MS = 3_600_000
-#: Entries of ``log:agents`` that are read for the clocks of agents.
+#: Entries of ``log:agents`` that are read for the clocks of agents, and for agents that were just ejected.
 REGISTRATIONS = 200
 #: Milliseconds for which a registration says something about the clock of its machine.
 REGISTERED_MS = 3_600_000
@@ -61,8 +55,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     info: Mapping[str, Any] | None = None  #: of the server; None: the user may not read it
     config: Mapping[str, str] | None = None  #: of the server; None: the user may not read it, or it was not asked for
     refusal: str = ""  #: why the server refuses every write at the moment
-    agents: tuple[AgentRecord, ...] = ()  #: the least healthy
-    silent: tuple[AgentRecord, ...] = ()  #: those that turned stale within an hour
+    agents: AgentProblems = AgentProblems()
     registrations: tuple[Registration, ...] = ()  #: the newest
     #: This machine's clock less the server's, ms; None: not measured.
     clock_offset: int | None = None
@@ -99,10 +92,15 @@ async def read_snapshot(
     began = time.time()
     await redis.ping()
     middle = time.time()
-    raw, denied = await _read(redis, keys, statistics.now, full=full)
+    raw, denied = await _read(redis, keys, full=full)
     now = parse_time(raw["time"])
     half_trip = (middle - began) / 2
     processes, environments = await _processes(redis, keys, raw)
+    try:
+        agents = await read_agent_problems(redis, keys, statistics, _ejected(raw.get("registered", ())))
+    except NoPermissionError:
+        agents = AgentProblems()
+        denied.append("read the indexes and records of agents")
     ledger = None
     if checks_ledger:
         try:
@@ -123,12 +121,7 @@ async def read_snapshot(
         info=raw.get("info"),
         config=None if "config" not in raw else {decode_text(k): decode_text(v) for k, v in raw["config"].items()},
         refusal=refusal,
-        agents=await _agents(redis, keys, [decode_text(name) for name in raw.get("unwell", ())]),
-        silent=tuple(
-            agent
-            for agent in await _agents(redis, keys, [decode_text(name) for name in raw.get("departed", ())])
-            if agent.status is AgentStatus.STALE
-        ),
+        agents=agents,
         registrations=tuple(_registrations(raw.get("registered", ()), now)),
         clock_offset=round((middle + half_trip) * 1000) - now,
         clock_error=round(half_trip * 1000),
@@ -138,19 +131,14 @@ async def read_snapshot(
     )
 
 
-def _commands(keys: Keys, now: int, *, full: bool) -> dict[Any, tuple[Any, ...]]:
+def _commands(keys: Keys, *, full: bool) -> dict[Any, tuple[Any, ...]]:
     """Return what is read: name -> command."""
     commands: dict[Any, tuple[Any, ...]] = {
         "time": ("TIME",),
         "info": ("INFO",),
         "pushed": ("SCARD", keys.of("agents:pushed")),
-        # Minus the health: the least healthy have the highest; 1 of an agent that has left.
-        "unwell": ("ZRANGE", keys.of("agents:health"), "(1", -HEALTHY, "BYSCORE", "REV", "LIMIT", 0, AGENTS),
-        "departed": (
-            "ZRANGE", keys.of("agents:departed"), "+inf", now - SILENT_MS, "BYSCORE", "REV", "LIMIT", 0, AGENTS,
-        ),
         "registered": ("XREVRANGE", keys.of("log:agents"), "+", "-", "COUNT", REGISTRATIONS),
-    }  # fmt: skip
+    }
     if full:
         commands["config"] = ("CONFIG GET", "proto-max-bulk-len", "appendfsync", "save", *ADVISED_SETTINGS)
     for kind in _KINDS:
@@ -163,9 +151,9 @@ def _commands(keys: Keys, now: int, *, full: bool) -> dict[Any, tuple[Any, ...]]
     return commands
 
 
-async def _read(redis: Redis, keys: Keys, now: int, *, full: bool) -> tuple[dict[Any, Any], list[str]]:
+async def _read(redis: Redis, keys: Keys, *, full: bool) -> tuple[dict[Any, Any], list[str]]:
     """Return the answers by name, and the commands that the user may not send; one round trip."""
-    commands = _commands(keys, now, full=full)
+    commands = _commands(keys, full=full)
     pipe = redis.pipeline(transaction=False)
     for command in commands.values():
         pipe.execute_command(*command)
@@ -207,10 +195,10 @@ async def _processes(
     return tuple(found), environments
 
 
-async def _agents(redis: Redis, keys: Keys, agent_ids: list[str]) -> tuple[AgentRecord, ...]:
-    if not agent_ids:
-        return ()
-    return tuple(agent for agent in await get_agents(redis, keys, agent_ids) if agent is not None)
+def _ejected(entries: Any) -> list[str]:
+    """Return the agents that entries of the log of agents name as ejected."""
+    rows = [decode_fields(raw) for _, raw in entries]
+    return [row["agent_id"] for row in rows if row.get("type") == "agent.ejected" and "agent_id" in row]
 
 
 def _consumers(answer: Any) -> dict[str, int]:

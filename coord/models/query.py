@@ -1,9 +1,9 @@
 """The query language: ``type:ocr state:failed age:>1h``. One grammar for HTTP, the command line and bulk operations.
 
     query   terms with spaces between; all of them hold
-    term    field:values   -field:values (none of the values)   word (shorthand, see ``Grammar.shorthand``)
+    term    field:values   -field:values (none of the values)   word (without a field, see ``Grammar``)
     values  value,value,… (any of them)
-    value   text   prefix*   * (any)   "text with spaces"   >1h  >=2  <5 (durations and numbers)
+    value   text   prefix*   * (any)   "text with spaces"   >1h  >=2  <5  >=80% (durations, numbers and shares)
 
 Outside quotes, a word such as ``state=failed`` and the words AND, OR and NOT are refused: they are meant as terms.
 
@@ -53,6 +53,8 @@ _FOREIGN = {
     "NOT": "write - before a term, such as -state:failed",
 }
 _NUMBER = re.compile(r"[0-9]{1,15}")
+#: A share: 0.8, .8, 1 or 80%.
+_SHARE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(%?)")
 #: A number without a unit: a duration in a query needs one, because a year or a date would be taken for seconds.
 _NO_UNIT = re.compile(r"-?[0-9]*\.?[0-9]*")
 #: Years that a number without a unit may mean.
@@ -68,6 +70,7 @@ class Kind(StrEnum):
     TEXT = "text"  #: a name; ``prefix*`` matches all that begin with it
     CHOICE = "choice"  #: one of a few names
     NUMBER = "number"  #: a number, alone or with a comparison
+    SHARE = "share"  #: a share from 0 to 1, or in percent, alone or with a comparison: ``>=0.8``, ``>=80%``
     DURATION = "duration"  #: a length of time, with its unit, and a comparison: ``>1h``
     MOMENT = "moment"  #: a point in time: how long ago (``1h``), or a date with or without a time of day
 
@@ -162,12 +165,22 @@ class Grammar(Generic[T]):
         item: what an item is called in errors: ``task``.
         fields: the table of its fields.
         shorthand: the fields that a word without a field looks at: the first one takes it as a prefix.
+        has_word: returns True if an item has a word without a field, in place of ``shorthand``.
     """
 
-    def __init__(self, item: str, fields: Sequence[Field[T]], shorthand: tuple[str, str]) -> None:
+    def __init__(
+        self,
+        item: str,
+        fields: Sequence[Field[T]],
+        shorthand: tuple[str, str] = ("id", "id"),
+        *,
+        has_word: Callable[[T, str], bool] | None = None,
+    ) -> None:
         self.item = item
         self.fields = {field.name: field for field in fields}
         self.shorthand = shorthand
+        self._article = "an" if item[0] in "aeiou" else "a"
+        self._has_word = has_word
 
     def parse(self, text: str) -> Query:
         """Return the query.
@@ -294,7 +307,11 @@ class Grammar(Generic[T]):
             raise _problem(at, f'{word} is not an operator; {_FOREIGN[word]}; "{word}" searches for the text')
         if (found := _COMPARISON.fullmatch(word)) is not None:
             meant = self._meant(*found.groups())
-            step = f"did you mean {meant}?" if meant else f"the fields of a {self.item} are {', '.join(self.fields)}"
+            step = (
+                f"did you mean {meant}?"
+                if meant
+                else f"the fields of {self._article} {self.item} are {', '.join(self.fields)}"
+            )
             raise _problem(at, f"{word} is not a term, which is written field:value; {step}")
 
     def _meant(self, name: str, operator: str, value: str) -> str | None:
@@ -314,12 +331,18 @@ class Grammar(Generic[T]):
         near = closest(name.lower(), self.fields)
         if near:
             return f"there is no field {name!r}; did you mean {near}:{rest.split(' ', maxsplit=1)[0]}?"
-        return f"there is no field {name!r}; the fields of a {self.item} are {', '.join(self.fields)}"
+        return f"there is no field {name!r}; the fields of {self._article} {self.item} are {', '.join(self.fields)}"
+
+    def _finds(self, item: T, word: str) -> bool:
+        """Return True if a word without a field selects an item."""
+        if self._has_word is not None:
+            return self._has_word(item, word)
+        prefix, exact = (self.fields[name].get(item) for name in self.shorthand)
+        return bool(prefix.startswith(word) or exact == word)
 
     def _holds(self, term: Term, item: T, now: int) -> bool:
         if not term.field:
-            prefix, exact = (self.fields[name].get(item) for name in self.shorthand)
-            return any(prefix.startswith(value.text) or exact == value.text for value in term.values) != term.is_negated
+            return any(self._finds(item, value.text) for value in term.values) != term.is_negated
         field = self.fields[term.field]
         found = field.get(item)
         if field.kind in {Kind.TEXT, Kind.CHOICE}:
@@ -347,6 +370,14 @@ def _check_number(value: Value, field: Field[Any]) -> Value:
     return Value(value.text, value.operator, amount=float(value.text))
 
 
+def _check_share(value: Value, field: Field[Any]) -> Value:
+    found = _SHARE.fullmatch(value.text)
+    if found is None:
+        raise ValueError(f"{field.name}:{value}: expected a share from 0 to 1 or in percent, such as {field.example}")
+    number, percent = found.groups()
+    return Value(value.text, value.operator, amount=float(number) / (100 if percent else 1))
+
+
 def _check_duration(value: Value, field: Field[Any]) -> Value:
     seconds = _seconds(value.text)
     if seconds is None:
@@ -371,6 +402,7 @@ _CHECKS: dict[Kind, Callable[[Value, Field[Any]], Value]] = {
     Kind.TEXT: lambda value, _field: value,
     Kind.CHOICE: _check_choice,
     Kind.NUMBER: _check_number,
+    Kind.SHARE: _check_share,
     Kind.DURATION: _check_duration,
     Kind.MOMENT: _check_moment,
 }
@@ -396,7 +428,7 @@ def _is_since(value: Value, found: float, now: int) -> bool:
 
 
 def _operators(kind: Kind) -> tuple[str, ...]:
-    return _OPERATORS if kind in {Kind.NUMBER, Kind.DURATION} else ()
+    return _OPERATORS if kind in {Kind.NUMBER, Kind.SHARE, Kind.DURATION} else ()
 
 
 def _seconds(text: str) -> float | None:

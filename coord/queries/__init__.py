@@ -7,7 +7,9 @@ up, ``explain_…`` says why. Each function takes an asyncio client that answers
 from __future__ import annotations
 
 from coord.queries.agents import (
+    AgentFaults,
     get_agent,
+    get_agent_faults,
     get_agents,
     get_fleet,
     get_loads,
@@ -101,6 +103,7 @@ from coord.queries.tokens import TokenState, find_agent_of_token, list_tokens
 from coord.queries.traces import export_trace
 
 __all__ = [
+    "AgentFaults",
     "AgentPage",
     "AuditPage",
     "Backlog",
@@ -136,6 +139,7 @@ __all__ = [
     "find_agent_of_token",
     "find_tasks",
     "get_agent",
+    "get_agent_faults",
     "get_agents",
     "get_api_key",
     "get_audit_since",

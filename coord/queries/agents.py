@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
@@ -52,6 +52,8 @@ _JUDGED_FIELDS = (
     "status",
     "ejected",
 )
+#: Fields that say what is wrong with an agent.
+_FAULT_FIELDS = ("status", "deaf", "unpolled", "unread", "ejected", "last_heartbeat")
 #: The first byte of the fields with the metrics of an agent: a cheap test for most of the other fields.
 _M = ord("m")
 #: Fields that HSCAN reads of a record at once: all of nearly every agent. It answers with an array, and HGETALL with a
@@ -62,6 +64,15 @@ _EJECTED_MOST_MS = 1_000_000
 _ejected = msgspec.json.Decoder(tuple[Ejected, ...])
 #: Agents that ``scan_fleet`` reads in one round trip: a few milliseconds of the server's time.
 SCAN_STEP = 500
+
+
+class AgentFaults(NamedTuple):
+    """What keeps an agent from getting tasks."""
+
+    status: AgentStatus
+    deaf_reason: str  #: as that of ``AgentRecord``; empty: it reads its inbox
+    ejected: tuple[Ejected, ...]  #: the task types that it gets no tasks of now
+    last_heartbeat: int  #: ms since 1970 on the server's clock
 
 
 async def get_agent(redis: Redis, keys: Keys, agent_id: str) -> AgentRecord | None:
@@ -82,6 +93,31 @@ async def get_agents(redis: Redis, keys: Keys, agent_ids: Sequence[str]) -> list
         if fields is None:  # an agent with very many metrics
             fields = await read_hash(redis, keys.agent(agent_id))
         found.append(_agent_record(fields, load, now) if fields else None)
+    return found
+
+
+async def get_agent_faults(redis: Redis, keys: Keys, agent_ids: Sequence[str]) -> dict[str, AgentFaults]:
+    """Return what is wrong with many agents, without the rest of their records; one round trip.
+
+    An agent without a record is left out.
+    """
+    commands = [("TIME",), *(("HMGET", keys.agent(agent_id), *_FAULT_FIELDS) for agent_id in agent_ids)]
+    moment, *rows = await send_and_read(redis, [pack(command) for command in commands])
+    found: dict[str, AgentFaults] = {}
+    for agent_id, row in zip(agent_ids, rows, strict=True):
+        if isinstance(row, ResponseError):
+            if "WRONGTYPE" in str(row):
+                continue  # a foreign key in the place of an agent's must not hide the others
+            raise row
+        status, *flags, ejected, last_heartbeat = row
+        if status is not None:
+            marks = dict(zip((b"deaf", b"unpolled", b"unread"), flags, strict=True))
+            found[agent_id] = AgentFaults(
+                _status(status),
+                _deaf_reason({name: mark for name, mark in marks.items() if mark is not None}),
+                _current_ejections(ejected, parse_time(moment)),
+                int(last_heartbeat or 0),
+            )
     return found
 
 

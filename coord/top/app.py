@@ -7,21 +7,23 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import ClassVar
 
-from rich.cells import cell_len
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.screen import ModalScreen, Screen
-from textual.widgets import ContentSwitcher, DataTable, Footer, Input, Sparkline, Static
+from textual.widgets import ContentSwitcher, Footer, Input, Sparkline, Static
 
 from coord import Client
 from coord.background import cancel_and_wait, keep
 from coord.doctor import diagnose
-from coord.errors import CoordError
+from coord.errors import CoordError, QueryInvalid
+from coord.models.agent_query import AGENTS
 from coord.models.agents import AgentRecord
+from coord.models.query import Query
 from coord.top import rows
 from coord.top.feed import Feed
+from coord.top.table import RowTable
 
 #: name of a pane -> its columns.
 PANES: Mapping[str, tuple[str, ...]] = {
@@ -37,14 +39,22 @@ ORDERS: Mapping[str, Callable[[AgentRecord], object]] = {
     "load": lambda agent: (-agent.load / max(1, agent.capacity), agent.agent_id),
     "status": lambda agent: (agent.status.value, agent.agent_id),
 }
+#: Agents that are listed; a line says how many more there are.
+LISTED = 1_000
 #: Agents whose load is read with each refresh; a screen shows fewer.
 MOST_VISIBLE = 100
+#: pane -> what its filter takes.
+FILTERS: Mapping[str, str] = dict.fromkeys(PANES, "filter: any text of a row") | {
+    "agents": "filter: state:busy region:eu* load:>=0.8 capability:ocr, or a part of an id"
+}
 #: A narrower screen shows the end of long ids only.
 WIDE = 110
 
 HELP = """\
 1 2 3 4, Tab   agents, queues, tasks, system
-/              filter the rows by any of their text; Esc ends it
+/              filter the agents by a query, such as state:busy region:eu* load:>=0.8
+               capability:ocr, or a part of their id; filter other rows by any of their text.
+               Esc ends it
 s              sort the agents by name, health, load or status
 Enter, e       agents: all about one; tasks, queues: why it waits, or why it went to its agent
 d, r           drain or resume the agent
@@ -53,7 +63,7 @@ Ctrl-Home, Ctrl-End   first and last row
 Space          pause and continue
 q, Ctrl-C      quit
 
-Loads are read for the agents on the screen only."""
+Loads are read for the agents on the screen, and for all while they are filtered or sorted by load."""
 
 
 class Dialog(ModalScreen[bool]):
@@ -106,6 +116,10 @@ class TopApp(App[None]):
     #chart { width: 1fr; height: 1; margin-left: 2; }
     #filter { height: 1; border: none; padding: 0 1; display: none; background: $boost; }
     #filter.shown { display: block; }
+    #mistake { height: auto; padding: 0 1; display: none; color: $error; }
+    #mistake.shown { display: block; }
+    #more { height: 1; padding: 0 1; display: none; color: $text-muted; }
+    #more.shown { display: block; }
     #panes, #panes > * { height: 1fr; }
     DataTable { height: 1fr; padding: 0 1; }
     #waiting { height: auto; padding: 0 1 1 1; }
@@ -141,11 +155,15 @@ class TopApp(App[None]):
         self.feed = Feed(client)
         self.pane = "agents"
         self.order = "name"
-        self.filter_text = ""
+        #: pane -> the text of its filter.
+        self.filters = dict.fromkeys(PANES, "")
+        #: The filter of the agents: the last one without a mistake.
+        self.wanted = Query()
+        self.mistake = ""
         self.is_paused = False
         #: Refreshes so far.
         self.refreshes = 0
-        self._shown: dict[str, dict[str, rows.Row]] = {pane: {} for pane in PANES}
+        self._agent_rows: dict[str, tuple[AgentRecord, rows.Row]] = {}  # of the agents that are listed
         self._tasks: list[asyncio.Task[None]] = []
 
     def compose(self) -> ComposeResult:
@@ -158,25 +176,23 @@ class TopApp(App[None]):
         yield Static(id="tabs")
         with ContentSwitcher(initial="pane-agents", id="panes"):
             with VerticalScroll(id="pane-agents", can_focus=False):
-                yield DataTable(id="agents", cursor_type="row", zebra_stripes=False)
+                yield RowTable("agents", PANES["agents"])
+                yield Static(id="more")
             with VerticalScroll(id="pane-queues", can_focus=False):
                 yield Static(id="waiting")
-                yield DataTable(id="queues", cursor_type="row")
+                yield RowTable("queues", PANES["queues"])
             with VerticalScroll(id="pane-tasks", can_focus=False):
-                yield DataTable(id="tasks", cursor_type="row")
+                yield RowTable("tasks", PANES["tasks"])
             with VerticalScroll(id="pane-system", can_focus=False):
-                yield DataTable(id="system", cursor_type="row")
+                yield RowTable("system", PANES["system"])
                 with VerticalScroll(id="findings", can_focus=False):
                     yield Static(id="problems")
-        yield Input(placeholder="filter: any text of a row", id="filter", compact=True)
+        yield Static(id="mistake", markup=False)
+        yield Input(placeholder=FILTERS[self.pane], id="filter", compact=True)
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
         """Begin to read."""
-        for pane, columns in PANES.items():
-            table = self.table(pane)
-            for number, name in enumerate(columns):
-                table.add_column(name, key=str(number))
         self.table("agents").focus()
         self._tasks = [keep("top.agents", self.feed.follow_agents), keep("top.refresh", self._refresh_often)]
 
@@ -190,9 +206,9 @@ class TopApp(App[None]):
         """The screen below any dialog."""
         return self.screen_stack[0]
 
-    def table(self, pane: str) -> DataTable[Text | str]:
+    def table(self, pane: str) -> RowTable:
         """Return the table of a pane."""
-        return self._main.query_one(f"#{pane}", DataTable)
+        return self._main.query_one(f"#{pane}", RowTable)
 
     # Reading and showing
 
@@ -205,7 +221,8 @@ class TopApp(App[None]):
 
     async def read(self) -> None:
         """Read what the pane shows, and show it."""
-        await self.feed.read(self.pane, self._visible_agents())
+        by_load = self.order == "load" or bool(self.wanted.of("load"))
+        await self.feed.read(self.pane, self._visible_agents(), needs_loads=by_load)
         self.refreshes += 1
         self.show()
 
@@ -214,9 +231,10 @@ class TopApp(App[None]):
         if not self.is_running or not self.screen_stack:
             return
         self._show_head()
-        shown = self._rows()
-        self._show_rows(shown)
-        self._show_tabs(len(shown))
+        shown, more = self._rows()
+        self.table(self.pane).show(shown)
+        self._show_tabs(len(shown), more)
+        self._show_line("#mistake", self.mistake if self.pane == "agents" else "")
         if self.pane == "queues":
             self._main.query_one("#waiting", Static).update(rows.queues(self.feed))
         elif self.pane == "system" and self.feed.system is not None:
@@ -234,23 +252,30 @@ class TopApp(App[None]):
         self._main.query_one("#rates", Static).update(rows.rates(self.feed))
         self._main.query_one("#chart", Sparkline).data = list(self.feed.rates)
 
-    def _show_tabs(self, number: int) -> None:
+    def _show_line(self, selector: str, text: str) -> None:
+        """Show a line of text; hide it if the text is empty."""
+        line = self._main.query_one(selector, Static)
+        line.set_class(bool(text), "shown")
+        line.update(text)
+
+    def _show_tabs(self, number: int, more: int) -> None:
         line = Text(no_wrap=True, overflow="ellipsis")
         for key, pane in enumerate(PANES, 1):
             line.append(f" {key} {pane.capitalize()} ", "reverse bold" if pane == self.pane else "dim").append(" ")
-        line.append(f" {number:,} shown", "dim")
+        line.append(f" {number:,} of {number + more:,} shown" if more else f" {number:,} shown", "dim")
         if self.pane == "agents":
             line.append(f", by {self.order}", "dim")
-        if self.filter_text:
-            line.append(f"  filter: {self.filter_text}", "yellow")
+            self._show_line("#more", f"{more:,} more agents: / filters, s sorts" if more else "")
+        if text := str(self.wanted) if self.pane == "agents" else self.filters[self.pane]:
+            line.append(f"  filter: {text}", "yellow")
         self._main.query_one("#tabs", Static).update(line)
 
-    def _rows(self) -> dict[str, rows.Row]:
+    def _rows(self) -> tuple[dict[str, rows.Row], int]:
+        """Return the rows of the pane, and the number of further ones."""
         feed, is_narrow = self.feed, self.size.width < WIDE
         if self.pane == "agents":
-            agents = sorted(feed.agents.values(), key=ORDERS[self.order])  # type: ignore[arg-type]
-            found = {agent.agent_id: rows.agent_row(agent) for agent in agents}
-        elif self.pane == "queues":
+            return self._rows_of_agents()
+        if self.pane == "queues":
             found = {
                 pool.pool: rows.pool_row(pool, is_narrow=is_narrow)
                 for pool in (feed.backlog.pools if feed.backlog else ())
@@ -262,40 +287,29 @@ class TopApp(App[None]):
             system = feed.system
             processes = system.processes if system is not None else ()
             found = {one.name: rows.process_row(one, system.now if system else 0) for one in processes}
-        wanted = self.filter_text.lower()
-        return {key: row for key, row in found.items() if not wanted or wanted in " ".join(map(str, row)).lower()}
+        wanted = self.filters[self.pane].lower()
+        return {key: row for key, row in found.items() if not wanted or wanted in " ".join(map(str, row)).lower()}, 0
 
-    def _show_rows(self, wanted: dict[str, rows.Row]) -> None:
-        """Bring the table up to date: cells that changed, or all rows if there are others or in another order."""
-        table, before = self.table(self.pane), self._shown[self.pane]
-        if list(before) == list(wanted):
-            for key, row in wanted.items():
-                if row != before[key]:
-                    for number, (cell, old) in enumerate(zip(row, before[key], strict=True)):
-                        if cell != old:
-                            table.update_cell(key, str(number), cell, update_width=True)
-        else:
-            cursor, offset = self.selected(), table.scroll_offset.y
-            table.clear()
-            for name, cells in wanted.items():
-                table.add_row(*cells, key=name)
-            # The table measures its rows when it is idle, and on a busy machine it has missed that.
-            for column, cells in zip(table.ordered_columns, zip(*wanted.values(), strict=True), strict=False):
-                column.content_width = max(column.content_width, *(cell_len(str(cell)) for cell in cells))
-            if cursor is not None and cursor in wanted:
-                table.move_cursor(row=list(wanted).index(cursor), animate=False, scroll=False)
-            table.scroll_to(y=offset, animate=False)
-        self._shown[self.pane] = wanted
+    def _rows_of_agents(self) -> tuple[dict[str, rows.Row], int]:
+        """Return the rows of the first agents that meet the query; a row is made again if its record has changed."""
+        now = self.feed.statistics.now if self.feed.statistics else 0
+        agents = [agent for agent in self.feed.agents.values() if AGENTS.matches(self.wanted, agent, now)]
+        agents.sort(key=ORDERS[self.order])  # type: ignore[arg-type]
+        known, self._agent_rows = self._agent_rows, {}
+        for agent in agents[:LISTED]:
+            made = known.get(agent.agent_id)
+            is_same = made is not None and made[0] is agent
+            self._agent_rows[agent.agent_id] = made if made and is_same else (agent, rows.agent_row(agent))
+        return {agent_id: row for agent_id, (_, row) in self._agent_rows.items()}, max(0, len(agents) - LISTED)
 
     def _visible_agents(self) -> list[str]:
         table = self.table("agents")
         first = max(0, int(table.scroll_offset.y))
-        return list(self._shown["agents"])[first : first + min(table.size.height, MOST_VISIBLE)]
+        return list(table.shown)[first : first + min(table.size.height, MOST_VISIBLE)]
 
     def selected(self) -> str | None:
         """Return the key of the row with the cursor; None if there is no row."""
-        table, keys = self.table(self.pane), list(self._shown[self.pane])
-        return keys[table.cursor_row] if 0 <= table.cursor_row < len(keys) else None
+        return self.table(self.pane).selected
 
     # Keys
 
@@ -304,6 +318,10 @@ class TopApp(App[None]):
         self.pane = pane
         self._main.query_one("#panes", ContentSwitcher).current = f"pane-{pane}"
         self.table(pane).focus()
+        field = self._main.query_one("#filter", Input)
+        field.remove_class("shown")
+        with field.prevent(Input.Changed):
+            field.value, field.placeholder = self.filters[pane], FILTERS[pane]
         self.show()
         self.run_worker(self.read(), group="pane", exclusive=True)
 
@@ -320,8 +338,13 @@ class TopApp(App[None]):
         field.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Filter while the text is typed."""
-        self.filter_text = event.value.strip()
+        """Filter while the text is typed; a query with a mistake changes nothing but the line that names it."""
+        text = self.filters[self.pane] = event.value.strip()
+        if self.pane == "agents":
+            try:
+                self.wanted, self.mistake = AGENTS.parse(text), ""
+            except QueryInvalid as error:
+                self.mistake = str(error)
         self.show()
 
     def on_input_submitted(self) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from time import monotonic
 
+from msgspec.structs import replace
+
 from coord import Client
 from coord.connection import reading
 from coord.doctor import Snapshot, read_snapshot
@@ -18,7 +20,8 @@ from coord.errors import CoordError
 from coord.models.agents import READY, RESYNC, AgentRecord
 from coord.models.statistics import OUTCOMES, CellStatistics
 from coord.models.tasks import TaskRecord, TaskState
-from coord.queries import Backlog, get_agents
+from coord.queries import Backlog, get_agents, get_loads
+from coord.queries.reads import chunks
 
 #: Rates that are kept for the chart.
 KEPT = 120
@@ -28,6 +31,8 @@ TASKS = 200
 POOLS = 50
 #: Seconds between two reads of what costs more: pools read the agents, the system many streams.
 SLOW_S = 3.0
+#: Agents whose load is read in one round trip.
+LOADS = 1_000
 #: Seconds before the log of agents is followed again after an error.
 AGAIN_S = 1.0
 
@@ -80,17 +85,20 @@ class Feed:
             except CoordError:
                 await asyncio.sleep(AGAIN_S)  # ``read`` says why
 
-    async def read(self, pane: str, visible: Sequence[str] = ()) -> None:
+    async def read(self, pane: str, visible: Sequence[str] = (), *, needs_loads: bool = False) -> None:
         """Read what a pane shows; an error becomes ``outage``.
 
         Args:
             pane: its name.
             visible: ids of the agents that are on the screen.
+            needs_loads: read the load of all agents too, now and then: they are filtered or sorted by it.
         """
         try:
             self._take(await self.client.stats())
             if pane == "agents":
                 await self._read_agents(visible)
+                if needs_loads and self._is_due("loads"):
+                    await self._read_loads()
             elif pane == "tasks":
                 self.tasks = (await self.client.list_tasks(limit=TASKS)).tasks
             elif pane == "queues" and self._is_due(pane):
@@ -111,6 +119,16 @@ class Feed:
         for agent_id, record in zip(visible, records, strict=True):
             if record is not None and agent_id in self.agents:
                 self.agents[agent_id] = record
+
+    async def _read_loads(self) -> None:
+        cell = self.client.connection
+        for some in chunks(list(self.agents), LOADS):
+            with reading():
+                loads = await get_loads(cell.redis, cell.keys, some)
+            for agent_id, load in loads.items():
+                agent = self.agents.get(agent_id)
+                if agent is not None and agent.load != load:
+                    self.agents[agent_id] = replace(agent, load=load)
 
     def _is_due(self, pane: str) -> bool:
         now = monotonic()

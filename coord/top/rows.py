@@ -159,7 +159,10 @@ def _priorities(backlog: Backlog | None) -> Table:
 
 
 def _reasons(feed: Feed) -> Columns:
-    counts = feed.statistics.waiting if feed.statistics is not None else None
+    found = feed.statistics
+    counts = found.waiting if found is not None else None
+    if found is not None and counts is None and found.total(TaskState.QUEUED):
+        return Columns([Text("waiting for reasons that no distributor has counted within 5 minutes", "yellow")])
     shown = [
         Text(f"{reason.value} ", "red" if reason.is_parked else "yellow", no_wrap=True).append(f"{number:,}", "bold")
         for reason, number in (counts.reasons if counts is not None else {}).items()

@@ -130,10 +130,10 @@ def test_a_finding_shows_and_goes_away(cell: LiveCell, gateway: Gateway, open_pa
     finding = page.locator('.findings [data-code="dead_letters"]')
     expect(finding).to_have_count(0)
     cell.do(cell.client.submit("boom", task_id="finding-1"))
-    expect(finding).to_contain_text("Warning: 1 failed task kept as")
-    finding.get_by_role("button", name="Copy coord dead list task").click()
-    expect(finding.get_by_role("button", name="Copied coord dead list task")).to_be_visible()
-    assert page.evaluate("navigator.clipboard.readText()") == "coord dead list task"
+    expect(finding).to_contain_text("Warning: 1 failed task is kept as")
+    finding.get_by_role("button", name="Copy coord dead list --kind task").click()
+    expect(finding.get_by_role("button", name="Copied coord dead list --kind task")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == "coord dead list --kind task"
     cell.do(cell.client.admin.purge("task", "finding-1"))
     expect(finding).to_have_count(0)
     page.get_by_text(re.compile(r"^\d+ checks passed$")).click()

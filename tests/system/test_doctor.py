@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -24,12 +25,13 @@ from coord import Agent, Client, NonRetryable, Task, TaskFailed
 from coord.acl import Role, rules
 from coord.config import MIB, Settings
 from coord.connection import connect
-from coord.doctor import diagnose, read_machine, read_snapshot, snapshot
+from coord.doctor import agents, diagnose, read_machine, read_snapshot, snapshot
 from coord.doctor.checks import check_connections, check_replication, check_server
 from coord.embedded import EmbeddedServer
 from coord.keys import Keys
 from coord.models.findings import Finding, Level
 from coord.queries import worker_record
+from tests.commands import parse
 from tests.living import CommandResult, Living, living, run_coord
 from tests.running import RunningCell, running_cell
 from tests.waiting import wait_until
@@ -61,8 +63,12 @@ async def well(own_server: EmbeddedServer, settings: Settings) -> AsyncIterator[
 
 
 async def look(redis: Redis, settings: Settings, **options: Any) -> list[Finding]:
-    """What the doctor finds, without a look at the machine."""
-    return diagnose(await read_snapshot(redis, Keys(settings.namespace), settings, **options))
+    """What the doctor finds, without a look at the machine; each command that it advises can be typed."""
+    findings = diagnose(await read_snapshot(redis, Keys(settings.namespace), settings, **options))
+    for finding in findings:
+        for command in re.findall("`(coord [^`]+)`", finding.advice):
+            parse(shlex.split(command))
+    return findings
 
 
 def problems(findings: Sequence[Finding]) -> list[str]:
@@ -134,11 +140,11 @@ async def test_kinds_of_worker_that_are_missing(own_server: EmbeddedServer, sett
     pushed = [one for one in await look(redis, settings) if "push worker" in one.message]
     await redis.aclose()
     assert [one.sentence for one in findings] == [
-        "no registry is running, so registrations and heartbeats wait; start one: coord worker registry",
-        "no distributor is running, so submitted tasks and results wait; start one: coord worker distributor",
-        "no router is running, so messages wait; start one: coord worker router",
+        "no registry is running, so registrations and heartbeats wait; start one: `coord worker registry`",
+        "no distributor is running, so submitted tasks and results wait; start one: `coord worker distributor`",
+        "no router is running, so messages wait; start one: `coord worker router`",
     ]
-    assert [one.advice for one in pushed] == ["start one: coord worker push"]
+    assert [one.advice for one in pushed] == ["start one: `coord worker push`"]
 
 
 async def test_workers_that_are_stuck_or_differ(well: RunningCell) -> None:
@@ -156,7 +162,7 @@ async def test_workers_that_are_stuck_or_differ(well: RunningCell) -> None:
     differing = await found(well, "settings.differ")
     assert "distributors have different values of strategy: " in differing.message
     assert "random in d-9" in differing.message
-    assert differing.advice.endswith("coord settings set strategy VALUE")
+    assert differing.advice.endswith("coord settings set strategy")
 
 
 async def test_entries_that_wait(own_server: EmbeddedServer, settings: Settings) -> None:
@@ -174,7 +180,7 @@ async def test_entries_that_wait(own_server: EmbeddedServer, settings: Settings)
     assert levels == [Level.ERROR, Level.WARNING]
     abandoned = by_code["streams.abandoned"]
     assert abandoned.message == "in:tasks:high: 2 entries pending with gone-1, which is not running"
-    assert abandoned.advice.endswith("coord worker distributor")
+    assert abandoned.advice.endswith("`coord worker distributor`")
     assert "streams" not in by_code
 
 
@@ -188,7 +194,8 @@ async def test_agents_that_are_silent_deaf_or_failing(well: RunningCell) -> None
     await add_fact(well, "in:beats", "agent.heartbeat", {"agent_id": "deaf-1", "deaf": True})
     assert "1 agent stopped sending heartbeats" in (await found(well, "agents.silent")).message
     deaf = await found(well, "agents.deaf")
-    assert deaf.message.startswith("deaf-1 is deaf: as it reports")
+    assert deaf.message.startswith("1 agent deaf, without new tasks (as the agent reports: ")
+    assert deaf.message.endswith(": deaf-1")
     assert "coord agents show deaf-1" in deaf.advice
     assert "broken-1" in (await found(well, "agents.error")).message
 
@@ -204,6 +211,166 @@ async def test_agents_that_are_ejected(well: RunningCell) -> None:
     await well.redis.hset(well.keys.agent("e-1"), "ejected", ejected)
     await well.redis.zadd(well.keys.of("agents:health"), {"e-1": -0.6})
     assert (await found(well, "agents.ejected")).message.startswith("no tasks of type ocr for e-1: ")
+
+
+async def add_records(redis: Redis, keys: Keys, number: int, health: float, **fields: Any) -> None:
+    """Write the records and index entries of agents as the registry does.
+
+    Args:
+        redis: of the server.
+        keys: of the cell.
+        number: of agents.
+        health: theirs; -1: they have left.
+        fields: of their records; ``name``: begin of their ids; ``since``: ms at which they left or turned stale.
+    """
+    name, since, status = fields.pop("name"), fields.pop("since", None), fields.get("status", "active")
+    pipe = redis.pipeline(transaction=False)
+    for index in range(number):
+        agent_id = f"{name}-{index:04}"
+        record = {"agent_id": agent_id, "agent_type": "worker", "status": "active", "last_heartbeat": since or 1}
+        pipe.hset(keys.agent(agent_id), mapping=record | fields)
+        pipe.sadd(keys.of("agents:all"), agent_id)
+        pipe.sadd(keys.facet("status", status), agent_id)
+        pipe.zadd(keys.of("agents:health"), {agent_id: f"{-health:.3f}"})
+        if status == "active" and "deaf" not in fields:
+            pipe.sadd(keys.of("agents:active"), agent_id)
+        if since is not None:
+            pipe.zadd(keys.of("agents:departed"), {agent_id: since + index})
+    await pipe.execute()
+
+
+async def fill(redis: Redis, keys: Keys) -> None:
+    """Write many agents of each kind that a finding is about, and some that are well."""
+    now = int(time.time() * 1000)
+    ejected = [{"task_type": "ocr", "until": now + 600_000, "for_ms": 600_000, "failure_rate": 1.0, "others_rate": 0.0}]
+    await add_records(redis, keys, 300, 1.0, name="fine")
+    await add_records(redis, keys, 250, 0.0, name="silent", status="stale", since=now - 60_000)
+    await add_records(redis, keys, 120, 0.0, name="old", status="stale", since=now - 7_200_000)
+    await add_records(redis, keys, 130, -1.0, name="left", status="inactive", since=now - 90_000)
+    await add_records(redis, keys, 140, 0.5, name="broken", status="error")
+    await add_records(redis, keys, 150, 0.9, name="ejected", ejected=json.dumps(ejected))
+    await add_records(redis, keys, 160, 0.5, name="reports", deaf="1")
+    await add_records(redis, keys, 4, 0.5, name="unread", deaf="1", unread=str(now))
+    await add_records(redis, keys, 170, 1.0, name="unpolled", deaf="1", unpolled="1")
+
+
+async def agent_messages(redis: Redis, settings: Settings) -> list[str]:
+    """Return the messages about agents."""
+    return [one.message for one in await look(redis, settings) if one.code.startswith("agents.")]
+
+
+async def test_more_agents_than_a_finding_names(own_server: EmbeddedServer, settings: Settings) -> None:
+    """All agents with the same problem are one finding, which counts them; those that are well hide none of them."""
+    redis, keys = connect(own_server.url, settings, retries=0), Keys(settings.namespace)
+    await fill(redis, keys)
+    silent, *others = await agent_messages(redis, settings)
+    codes = [one.code for one in await look(redis, settings) if one.code.startswith("agents.")]
+    await redis.aclose()
+    assert silent.startswith(
+        "250 agents stopped sending heartbeats within the last hour: "
+        "silent-0249, silent-0248, silent-0247 and 247 more, the last 1 min "
+    )
+    reports, unpolled, unread, broken, ejected = others
+    assert reports.startswith("160 agents deaf, without new tasks (as the agent reports: ")
+    assert reports.endswith(" and 157 more")
+    assert unpolled.startswith("170 agents deaf, without new tasks (nothing reads its inbox over HTTP): unpolled-0")
+    assert unread.startswith("4 agents deaf, without new tasks (it sends heartbeats and does not read its inbox): unre")
+    assert unread.endswith(" and 1 more")
+    assert broken.startswith("140 agents in status error, without new tasks: broken-")
+    assert broken.endswith(" and 137 more")
+    assert ejected.startswith("no tasks of type ocr for ejected-")
+    assert ejected.endswith(" and 147 more: too many of them failed there")
+    assert codes == ["agents.silent", *["agents.deaf"] * 3, "agents.error", "agents.ejected"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        # All unhealthy agents are examined, not all healthy ones: their inbox may be read by nobody.
+        (
+            (500, 20_000),
+            [
+                "250 agents stopped", "160 agents deaf, without new tasks (as", "at least 46 agents deaf, without new ",
+                "4 agents deaf", "at least 124 agents deaf, without new tasks (for reasons that were not read",
+                "140 agents in status error", "no tasks of type ocr for ",
+            ],
+        ),
+        # Some unhealthy agents are not examined.
+        (
+            (400, 1_000),
+            [
+                "250 agents stopped", "at least 160 agents deaf", "at least 4 agents deaf",
+                "at least 170 agents deaf, without new tasks (for reasons that", "140 agents in status error",
+                "no tasks of type ocr for ejected-0149, ejected-0148, ejected-0147 and at least 93 more: too many",
+            ],
+        ),
+        # Silent agents hide all others, and not all departures are looked through.
+        (
+            (400, 100),
+            [
+                "at least 100 agents stopped", "at least 334 agents deaf, without new tasks (for reasons that",
+                "140 agents in status error",
+            ],
+        ),
+    ],
+)  # fmt: skip
+async def test_numbers_beyond_the_limits(
+    own_server: EmbeddedServer,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: tuple[int, int],
+    expected: list[str],
+) -> None:
+    """The finding says that there are at least so many."""
+    monkeypatch.setattr(agents, "STEP", 50)
+    monkeypatch.setattr(agents, "EXAMINED", limits[0])
+    monkeypatch.setattr(agents, "MOST", limits[1])
+    redis, keys = connect(own_server.url, settings, retries=0), Keys(settings.namespace)
+    await fill(redis, keys)
+    found = await agent_messages(redis, settings)
+    await redis.aclose()
+    assert len(found) == len(expected), found
+    for message, begin in zip(found, expected, strict=True):
+        assert message.startswith(begin), found
+
+
+async def test_an_agent_that_was_just_ejected(
+    own_server: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its health does not show it yet, and many agents are less healthy: the log of agents names it."""
+    monkeypatch.setattr(agents, "EXAMINED", 10)
+    redis, keys = connect(own_server.url, settings, retries=0), Keys(settings.namespace)
+    until = int(time.time() * 1000) + 60_000
+    ejected = [{"task_type": "ocr", "until": until, "for_ms": 60_000, "failure_rate": 1.0, "others_rate": 0.0}]
+    await add_records(redis, keys, 20, 0.96, name="fine")
+    await add_records(redis, keys, 1, 1.0, name="ejected", ejected=json.dumps(ejected))
+    before = await agent_messages(redis, settings)
+    event: dict[Any, Any] = {"type": "agent.ejected", "agent_id": "ejected-0000", "task_type": "ocr", "for_ms": 60_000}
+    await redis.xadd(keys.of("log:agents"), event)
+    after = await agent_messages(redis, settings)
+    await redis.aclose()
+    assert before == []
+    assert after == ["no tasks of type ocr for ejected-0000: too many of them failed there"]
+
+
+async def test_tasks_whose_reasons_nobody_counts(own_server: EmbeddedServer, settings: Settings) -> None:
+    """Tasks wait, and no distributor has counted them: that is not well. Without tasks it is."""
+    redis, keys = connect(own_server.url, settings, retries=0), Keys(settings.namespace)
+    empty = [one for one in await look(redis, settings) if one.code.startswith("tasks")]
+    await redis.hset(keys.of("counters"), "queued:normal", "3")
+    (unknown,) = [one for one in await look(redis, settings) if one.code.startswith("tasks")]
+    counted: dict[Any, Any] = {"counted_at": int(time.time() * 1000), "queued": 3, "scheduled": 0, "all_full": 3}
+    await redis.hset(keys.of("waiting"), mapping=counted)
+    (known,) = [one for one in await look(redis, settings) if one.code.startswith("tasks")]
+    await redis.aclose()
+    assert [(one.level, one.message) for one in empty] == [(Level.OK, "no task waits")]
+    assert (unknown.level, unknown.code) == (Level.WARNING, "tasks.uncounted")
+    assert unknown.message == (
+        "3 tasks waiting, and the reasons are not known: "
+        "no distributor has counted the waiting tasks within the last 5 minutes"
+    )
+    assert unknown.advice.startswith("see whether a distributor runs: `coord ps`")
+    assert (known.level, known.message) == (Level.OK, "3 tasks waiting, each for an agent that is there")
 
 
 async def test_tasks_that_nobody_may_get(well: RunningCell) -> None:
@@ -234,8 +401,8 @@ async def test_dead_letters(well: RunningCell) -> None:
         with pytest.raises(TaskFailed):
             await (await client.submit("boom", {})).result(timeout=LIMIT_S)
         letter = await found(well, "dead_letters")
-    assert letter.message == "1 failed task kept as dead letters"
-    assert letter.advice.startswith("coord dead list")
+    assert letter.message == "1 failed task is kept as a dead letter"
+    assert letter.advice.startswith("`coord dead list --kind task` shows them, ")
 
 
 async def test_the_ledger(well: RunningCell) -> None:
@@ -466,7 +633,7 @@ async def test_the_processes_of_this_machine(well: RunningCell) -> None:
         for pid in (orphan, *(child.pid for child in children)):
             os.kill(pid, signal.SIGKILL)
     messages = {one.code + " " + one.message.partition(":")[0]: one for one in seen}
-    assert messages["settings.unknown COORD_X is not a setting"].advice == "unset COORD_X"
+    assert messages["settings.unknown COORD_X is not a setting"].advice == "`unset COORD_X`"
     differing = [one.message for one in seen if one.code == "settings.differ"]
     assert any("COORD_BATCH: 16 in r-1; 32 in r-2" in message for message in differing)
     assert any("COORD_REDIS_URL: value 1 in r-1; value 2 in r-2" in message for message in differing)  # no password
@@ -475,7 +642,7 @@ async def test_the_processes_of_this_machine(well: RunningCell) -> None:
     ]
     (lost,) = [one for one in seen if one.code == "processes.orphan" and f"pid {orphan} " in one.message]
     assert "runs task t-1 of agent a-1" in lost.message
-    assert lost.advice == f"kill -- -{orphan}"
+    assert lost.advice == f"`kill -- -{orphan}`"
     assert not [one for one in seen if f"pid {children[0].pid} " in one.message]  # it is the program's own
 
 
@@ -516,7 +683,7 @@ def test_the_command(lives: Living, coord: Callable[..., CommandResult], monkeyp
     assert first.split(maxsplit=2) == [
         "warning", "settings.unknown", "COORD_BATHC is not a setting; did you mean COORD_BATCH?",
     ]  # fmt: skip
-    assert advice.strip() == "→ unset COORD_BATHC"
+    assert advice.strip() == "→ `unset COORD_BATHC`"
     assert wrong.out.endswith(": 1 warning\n")
 
 

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from textual.pilot import Pilot
 from textual.widgets import Static
 
 from coord import Agent, Client, Task
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
-from coord.models.agents import AgentStatus
+from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.tasks import Priority, TaskState
-from coord.top.app import Dialog, TopApp
+from coord.top.app import LISTED, Dialog, TopApp
 from tests.living import CommandResult, run_coord
 from tests.running import RunningCell
 from tests.waiting import wait_until
@@ -167,8 +168,22 @@ async def test_a_reason_is_no_part_of_a_row_of_a_priority(cell: RunningCell) -> 
         assert ["waiting", "for", "scheduled", "1", "no_agent_registered", "1"] in rows
 
 
+async def test_reasons_that_nobody_counts(cell: RunningCell) -> None:
+    """Tasks wait, and no distributor has counted them: it is not said that they wait for nothing."""
+    async with showing(cell) as (app, pilot):
+        await app.client.submit("scan", {}, task_id="waits-1")
+        await pilot.press("2")
+        await shows(app, "no_agent_registered 1")
+        app.is_paused = True
+        await app.read()
+        assert app.feed.statistics is not None
+        app.feed.statistics = replace(app.feed.statistics, waiting=None)
+        app.show()
+        await shows(app, "waiting for reasons that no distributor has counted within 5 minutes")
+
+
 async def test_the_filter_and_the_order(cell: RunningCell) -> None:
-    """Any text of a row; Esc shows all again. The cursor stays on its row."""
+    """A part of the id; Esc shows all again. The cursor stays on its row."""
     await register(cell, 3)
     async with showing(cell) as (app, pilot):
         await shows(app, "bulk-0000", "bulk-0002", "3 shown, by name")
@@ -191,6 +206,73 @@ async def test_the_filter_and_the_order(cell: RunningCell) -> None:
         before = app.refreshes
         await pilot.press("space")
         await wait_until(lambda: _async(app.refreshes > before), "it goes on", LIMIT_S)
+
+
+async def test_a_query_for_agents(cell: RunningCell, agent: Agent) -> None:
+    """The filter of the agents is a query; a mistake is named, and the rows stay. Each pane has its own filter."""
+    await register(cell, 3)
+    async with showing(cell, (140, 30)) as (app, pilot):
+        await shows(app, "bulk-0000", "bulk-0002", "ocr-1", "4 shown, by name")
+        await pilot.press("slash", *"state:active capability:scan")
+        await shows(app, "1 shown", "filter: state:active capability:scan")
+        assert app.selected() == "ocr-1"
+        await pilot.press(*" laod:>0.8")
+        mistake = "query, position 30: there is no field 'laod'; did you mean load:>0.8?"
+        await shows(app, mistake, "0 shown")  # none has the word "laod"
+        await pilot.press("enter", "3")
+        assert "position 30" not in await shows(app, "0 shown")
+        await pilot.press("slash", *"held")
+        await shows(app, "filter: held")
+        await pilot.press("enter", "1")
+        assert "held" not in await shows(app, "0 shown", "position 30", "filter: state:active capability:scan laod")
+        await pilot.press("slash", "end", *["backspace"] * 10)  # the text is selected at first
+        await shows(app, "1 shown", "filter: state:active capability:scan")
+        assert "position" not in text_of(app)
+        await pilot.press("escape")
+        await shows(app, "4 shown")
+
+
+async def test_agents_by_load_that_are_not_on_the_screen(cell: RunningCell, agent: Agent) -> None:
+    """Their load is read while they are filtered by it, although no event says that it changed."""
+    await register(cell, 40)
+    async with showing(cell) as (app, pilot):
+        await shows(app, "41 shown")
+        assert "ocr-1" not in text_of(app)
+        await pilot.press("slash", *"load:>=25%")
+        await shows(app, "0 shown")
+        await app.client.submit("scan", {})
+        await shows(app, "1 shown", "ocr-1", "1/4")
+
+
+async def test_ten_thousand_agents(cell: RunningCell) -> None:
+    """The first thousand are listed, with a line that counts the others; a refresh updates what has changed."""
+    async with showing(cell) as (app, pilot):
+        await shows(app, "0 shown")
+        app.is_paused = True
+        names = [f"a-{number:05}" for number in range(10_000)]
+        agents = {
+            name: AgentRecord(agent_id=name, agent_type="worker", status=AgentStatus.ACTIVE, capacity=4)
+            for name in reversed(names)
+        }
+
+        def updates(changed: dict[str, AgentRecord]) -> int:
+            """Return the rows that a refresh updates."""
+            before = app.table("agents").updates
+            app.feed.agents = changed
+            app.show()
+            return app.table("agents").updates - before
+
+        assert updates(agents) == LISTED == 1_000
+        await shows(app, "1,000 of 10,000 shown, by name", "9,000 more agents: / filters, s sorts", "a-00000")
+        assert updates(dict(agents)) == 0
+        busy = [replace(agents[name], load=1) for name in ("a-00007", "a-00999", "a-01000", "a-09999")]
+        assert updates(agents | {one.agent_id: one for one in busy}) == 2  # the others are not listed
+        assert (
+            updates({name: agents[name] for name in names if name != "a-00007"}) == 3
+        )  # one goes, one comes, one is as before
+        await pilot.press("slash", *"id:a-0999*")
+        screen = await shows(app, "10 shown", "a-09990")
+        assert "more agents" not in screen
 
 
 async def _async(value: bool) -> bool:

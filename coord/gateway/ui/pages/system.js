@@ -15,9 +15,8 @@ const SILENT_MS = 15_000;
 /** Readings of the throughput in a line. */
 const READINGS = 60;
 const LEVELS = { error: "error", warning: "busy", ok: "active" };
-/** Commands in an advice: in backticks, or from their first word to a word that goes on with the sentence. */
-const COMMAND =
-  /`([^`]+)`|(?:coord [a-z]+|CONFIG SET)(?: (?!(?:or|and|then|shows|lists|says|prints|to|higher)\b)[^\s;,.)]+)*/g;
+/** Commands in an advice. */
+const COMMAND = /`([^`]+)`/g;
 /** Shares of maxmemory at which a cell begins to save memory (coord/models/cell.py). */
 const MARKS = [
   [0.75, "results of ended tasks are dropped"],
@@ -234,7 +233,7 @@ function withCommands(advice) {
   const parts = [];
   let at = 0;
   for (const found of advice.matchAll(COMMAND)) {
-    parts.push(advice.slice(at, found.index), commandLine(found[1] ?? found[0], true));
+    parts.push(advice.slice(at, found.index), commandLine(found[1], true));
     at = found.index + found[0].length;
   }
   return [...parts, advice.slice(at)];
