@@ -268,7 +268,7 @@ def test_dead_letters_are_delivered_again_or_deleted(cell: LiveCell, gateway: Ga
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("They cannot be restored.")
     dialog.get_by_role("button", name="Delete all").click()
-    expect(page.get_by_role("heading", name="No dead letters")).to_be_visible()
+    expect(page.get_by_role("heading", name="No undelivered messages")).to_be_visible()
     assert gateway.success("GET", "/messages/dead")["total"] == 0
     audit = gateway.success("GET", "/audit")["entries"]
     done = [(one["action"], one["target"], one["outcome"]) for one in audit]
@@ -310,7 +310,7 @@ def test_an_empty_cell_says_what_to_do(cell: LiveCell, open_page: OpenPage) -> N
             expect(page.locator("pre")).to_contain_text("coord messages send AGENT")
             expect(page.get_by_role("button", name="Copy coord messages send AGENT")).to_be_visible()
             page.get_by_role("link", name="Dead letters").click()
-            expect(page.get_by_role("heading", name="No dead letters")).to_be_visible()
+            expect(page.get_by_role("heading", name="No undelivered messages")).to_be_visible()
             expect(page.locator("pre")).to_have_text("coord dead list")
             page.goto("about:blank")
     finally:

@@ -191,6 +191,26 @@ def test_the_query_is_in_the_url(cell: LiveCell, tasks: OpenTasks) -> None:
     expect(row(page, "view-1")).to_be_visible()
 
 
+def test_the_end_of_a_long_id_is_shown(cell: LiveCell, tasks: OpenTasks) -> None:
+    """Generated ids differ there; the whole id is the name of the link. The address of HTTP leads to the page, too."""
+    name = "01a22e9a-974e-729d-a86a-0e0000005644"
+    submit(cell, "echo", name)
+    reach(cell, name, "completed")
+    page = tasks(f"#/tasks?q=id:{name}")
+    page.set_viewport_size({"width": 900, "height": 700})
+    link = page.get_by_role("link", name=name, exact=True)
+    expect(link).to_be_visible()
+    head, tail = link.locator(".long-id > [aria-hidden]").all()
+    assert tail.text_content() == "005644"
+    cell_box, tail_box = row(page, name).locator(".id").bounding_box(), tail.bounding_box()
+    assert cell_box is not None
+    assert tail_box is not None
+    assert tail_box["x"] + tail_box["width"] <= cell_box["x"] + cell_box["width"] + 1
+    assert head.evaluate("(head) => head.scrollWidth > head.clientWidth")
+    page.goto(f"{page.url.partition('#')[0]}#/tasks/{name}")
+    expect(page.get_by_role("heading", level=1)).to_have_text(name)
+
+
 def test_a_wrong_query_is_explained(tasks: OpenTasks) -> None:
     """With the position, and the nearest word that is right; nothing can be changed with it."""
     page = tasks("#/tasks?q=type:boom -sate:failed")
@@ -488,7 +508,7 @@ def test_a_task_is_followed_to_its_end(cell: LiveCell, tasks: OpenTasks) -> None
     expect(state).to_have_text("completed")
     expect(attempt.locator(".settle[data-status=completed]")).to_be_visible()
     expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
-    expect(page.locator("#task-why-not")).to_contain_text("cancel: the task is completed")
+    expect(page.locator("#task-why-not")).to_contain_text("Cannot cancel: the task is already completed.")
     expect(page.locator(".facts").last).to_contain_text("bytes")
     assert page.evaluate("globalThis.isTheSamePage") is True
     assert SECRET not in page.content()

@@ -1,8 +1,8 @@
 /**
  * Charts over time, on a canvas, in the colours of the theme.
  *
- * The legend is text: it has the values of the time under the pointer, or chosen with the arrow keys, else the last
- * ones.
+ * The legend is text: it has the values of the time under the pointer, or chosen with the arrow keys, with that time;
+ * else the last values.
  */
 
 import { h, setText } from "./dom.js";
@@ -36,10 +36,11 @@ function stepOf(least) {
  * @param {Array<{label: string, color: string, fill?: boolean, dash?: number[]}>} options.series `color` is the name of
  *   a colour of the theme; give each a dash or a label too, so that colour is not the only difference.
  * @param {(value: number) => string} [options.format] of the values.
+ * @param {string} [options.empty] what to say without any value.
  * @param {Array<Array<number | null>>} options.data first the seconds since 1970, then the values of each series.
  * @returns {Promise<{set: (data: Array<Array<number | null>>) => void, destroy: () => void}>}
  */
-export async function chart(parent, { label, height = 140, series, format = String, data }) {
+export async function chart(parent, { label, height = 140, series, format = String, empty = "", data }) {
   const canvas = h("canvas", { role: "img", "aria-label": label, tabindex: "0" });
   const when = h("span", { class: "when" });
   const values = series.map(() => h("b"));
@@ -66,11 +67,11 @@ export async function chart(parent, { label, height = 140, series, format = Stri
     return { x, y, first, span, step, top };
   }
 
-  function drawAxes({ x, y, first, span, step, top }) {
+  function drawAxes({ x, y, first, span, step, top }, isEmpty) {
     context.strokeStyle = color("line");
     context.fillStyle = color("muted");
     context.textAlign = "right";
-    for (let value = 0; value <= top; value += step) {
+    for (let value = 0; value <= (isEmpty ? 0 : top); value += step) {
       context.beginPath();
       context.moveTo(LEFT, Math.round(y(value)) + 0.5);
       context.lineTo(width - RIGHT, Math.round(y(value)) + 0.5);
@@ -78,6 +79,7 @@ export async function chart(parent, { label, height = 140, series, format = Stri
       context.fillText(format(value), LEFT - 8, y(value) + 4);
     }
     context.textAlign = "center";
+    if (isEmpty) context.fillText(empty, LEFT + (width - LEFT - RIGHT) / 2, height / 2);
     const least = (span * BETWEEN_TIMES) / (width - LEFT - RIGHT);
     const every = STEPS.find((seconds) => seconds >= least) ?? least;
     for (let second = Math.ceil(first / every) * every; second <= first + span; second += every) {
@@ -119,14 +121,15 @@ export async function chart(parent, { label, height = 140, series, format = Stri
     context.clearRect(0, 0, width, height);
     context.font = FONT;
     context.lineWidth = 1;
-    drawAxes(all);
+    const isEmpty = !data.slice(1).some((values) => values.some((value) => value !== null));
+    drawAxes(all, isEmpty);
     series.forEach((one, at) => drawSeries(all, one, data[at + 1]));
     const at = shown(all);
     if ((chosen ?? pointer) !== null && at >= 0) {
       context.fillStyle = color("muted");
       context.fillRect(Math.round(all.x(data[0][at])), TOP, 1, height - TOP - BOTTOM);
     }
-    setText(when, at < 0 ? "" : clock(data[0][at]));
+    setText(when, (chosen ?? pointer) === null || at < 0 ? "" : clock(data[0][at]));
     values.forEach((element, i) => setText(element, textOf(data[i + 1][at])));
   }
 

@@ -65,6 +65,13 @@ export function rescueFocus(element) {
   if (document.activeElement === document.body) focusOn(element);
 }
 
+/** Return an id. Where it has no room its middle is left out: generated ids differ at their end. */
+export function idText(id) {
+  if (id.length <= 16) return id;
+  const shown = [id.slice(0, -6), id.slice(-6)].map((part) => h("span", { "aria-hidden": "true" }, part));
+  return h("span", { class: "long-id", title: id }, shown, h("span", { class: "hidden" }, id)); // copied as a whole
+}
+
 /** Set the text of an element, only if it differs: a write costs a layout. */
 export function setText(element, text) {
   const value = String(text);

@@ -1,5 +1,5 @@
 /**
- * The URL is the saved view: `#/tasks/t1?q=state:failed` is the page `tasks`, its path and its query.
+ * The URL is the saved view: `#/fleet/gpu-1?q=state:busy` is the page `fleet`, its path and its query.
  *
  * A page changes its query with `setQuery`; a link or the browser's buttons change the page.
  */
@@ -12,8 +12,9 @@ import { PAGES } from "./pages/index.js";
 /** Return the place in the URL. */
 export function place() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?", 2);
-  const [page, ...rest] = path.split("/").map(decoded);
-  return { page: page || PAGES[0].name, path: rest.filter(Boolean), query: new URLSearchParams(query) };
+  const [name, ...rest] = path.split("/").map(decoded).filter(Boolean);
+  const page = name === "tasks" && rest.length ? "task" : name === "agents" ? "fleet" : name; // as in the paths of HTTP
+  return { page: page ?? PAGES[0].name, path: rest, query: new URLSearchParams(query) };
 }
 
 function decoded(text) {

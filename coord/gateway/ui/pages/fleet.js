@@ -4,7 +4,7 @@
  * `#/fleet/gpu-7?group=region&q=state:active&view=table`: the path is the agent whose panel is open.
  */
 
-import { emptyState, fill, h, icon, setText } from "../dom.js";
+import { emptyState, fill, h, icon, idText, setText } from "../dom.js";
 import { feed } from "../feed.js";
 import { count, number, percent, rate, short } from "../format.js";
 import { queryBar } from "../querybar.js";
@@ -499,6 +499,7 @@ class FleetPage {
     const text = JSON.stringify(this.placements);
     if (text === this.shownPlacements || this.placed.matches(":hover")) return;
     this.shownPlacements = text;
+    this.placedBox.hidden = !this.placements.length;
     fill(
       this.placed,
       this.placements
@@ -507,7 +508,7 @@ class FleetPage {
           h(
             "li",
             null,
-            link(task, "task", [task]),
+            link(idText(task), "task", [task]),
             icon("arrow"),
             h("a", { href: hrefOf("fleet", [agent], Object.fromEntries(this.query)) }, agent),
           ),

@@ -2,7 +2,7 @@
 
 import { get, post } from "../api.js";
 import { confirm } from "../dialog.js";
-import { fill, h, icon, rescueFocus, setText } from "../dom.js";
+import { fill, h, icon, idText, rescueFocus, setText } from "../dom.js";
 import { feed } from "../feed.js";
 import { ago, count, duration, number, percent, time } from "../format.js";
 import { link } from "../router.js";
@@ -340,7 +340,7 @@ export class AgentPanel {
     return h(
       "li",
       { "data-state": task.state },
-      h("span", { class: "id" }, link(task.task_id, "task", [task.task_id])),
+      h("span", { class: "id" }, link(idText(task.task_id), "task", [task.task_id])),
       h("span", { class: "muted" }, task.task_type),
       h("span", { class: "task-state" }, state),
       h("span", { class: "muted number", "data-time": at ?? "" }, ago(at, feed.now())),

@@ -6,7 +6,7 @@
  */
 
 import { get } from "../api.js";
-import { emptyState, fill, focusOn, h, setText } from "../dom.js";
+import { emptyState, fill, focusOn, h, idText, setText } from "../dom.js";
 import { feed } from "../feed.js";
 import { ago, count, number } from "../format.js";
 import { go, hrefOf, setQuery } from "../router.js";
@@ -153,7 +153,7 @@ class Recent {
             h(
               "a",
               { class: "mono id", href: hrefOf("messages", ["message", row.message_id], { agent: this.agent }) },
-              row.message_id,
+              idText(row.message_id),
             ),
         },
         {
@@ -175,7 +175,7 @@ class Recent {
           text: (row) => row.conversation ?? row.correlation_id ?? "–",
           node: (row) => {
             const id = row.conversation ?? row.correlation_id;
-            return id ? h("a", { class: "mono", href: hrefOf("messages", ["conversation", id]) }, id) : "–";
+            return id ? h("a", { class: "mono", href: hrefOf("messages", ["conversation", id]) }, idText(id)) : "–";
           },
         },
         { label: "Sent", class: "number", text: ({ sent_at: at }) => ago(at, feed.now()) },

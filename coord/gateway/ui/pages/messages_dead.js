@@ -2,7 +2,7 @@
 
 import { get, post } from "../api.js";
 import { confirm } from "../dialog.js";
-import { emptyState, fill, h, rescueFocus, setText } from "../dom.js";
+import { emptyState, fill, h, idText, rescueFocus, setText } from "../dom.js";
 import { feed } from "../feed.js";
 import { ago, count } from "../format.js";
 import { hrefOf } from "../router.js";
@@ -68,7 +68,8 @@ export class DeadLetters {
           label: "Message",
           class: "first",
           text: ({ message_id: id }) => id,
-          node: ({ message_id: id }) => h("a", { class: "mono id", href: hrefOf("messages", ["message", id]) }, id),
+          node: ({ message_id: id }) =>
+            h("a", { class: "mono id", href: hrefOf("messages", ["message", id]) }, idText(id)),
         },
         { label: "From", text: ({ sender_id: id }) => id },
         { label: "To", text: ({ receiver_id: id }) => id || "several agents" },
@@ -153,8 +154,12 @@ export class DeadLetters {
       this.note,
       this.isEmpty &&
         emptyState(
-          "No dead letters",
-          "Every message was delivered. Failed tasks and invalid entries have lists of their own:",
+          "No undelivered messages",
+          [
+            "No message is a dead letter. ",
+            h("a", { href: hrefOf("tasks", [], { q: "state:failed" }) }, "Failed tasks"),
+            " and invalid entries have lists of their own:",
+          ],
           "coord dead list",
         ),
     );

@@ -1,7 +1,7 @@
 /** One message: its record, what became of it for each recipient, and what an operator can do if it is dead. */
 
 import { get } from "../api.js";
-import { fill, h, icon } from "../dom.js";
+import { fill, h, icon, idText } from "../dom.js";
 import { count, number, time } from "../format.js";
 import { hrefOf, link } from "../router.js";
 import { session } from "../session.js";
@@ -13,7 +13,7 @@ const RECIPIENTS = 50;
 export const LOST = ["dead", "expired"];
 
 /** A link to the messages of an agent. */
-export const agentLink = (id) => h("a", { href: hrefOf("messages", [], { agent: id }) }, id);
+export const agentLink = (id) => h("a", { href: hrefOf("messages", [], { agent: id }) }, idText(id));
 
 /** The status of a message, or of its copy for a recipient. */
 export const statusOf = ({ status, code }) => [

@@ -212,14 +212,14 @@ class TaskPage {
         label: "Cancel",
         role: "client",
         why: !isOpen
-          ? `cancel: the task is ${state}`
-          : asked && `cancel: its agent was asked to stop ${ago(asked, feed.now())}`,
+          ? `Cannot cancel: the task is already ${state}.`
+          : asked && `Cannot cancel: its agent was asked to stop ${ago(asked, feed.now())}.`,
         run: (button) => this.cancel(button),
       },
       {
         label: "Retry",
         role: "operator",
-        why: state !== "failed" && `retry: only a failed task can be replayed, this one is ${state}`,
+        why: state !== "failed" && `Cannot retry: only failed tasks can be retried, and this one is ${state}.`,
         run: (button) => this.retry(button),
       },
     ];
@@ -228,7 +228,7 @@ class TaskPage {
   drawActions() {
     const rows = this.actionsOf().map((one) => {
       const refusal = session.refusal(one.role);
-      return { ...one, why: one.why || (refusal && `${one.label.toLowerCase()}: ${refusal}`) };
+      return { ...one, why: one.why || (refusal && `Cannot ${one.label.toLowerCase()}: ${refusal}.`) };
     });
     this.part(
       "actions",
@@ -250,7 +250,7 @@ class TaskPage {
               label,
             ),
           ),
-          reasons.length > 0 && h("p", { class: "muted", id: "task-why-not" }, `Not possible: ${reasons.join("; ")}.`),
+          reasons.length > 0 && h("p", { class: "muted", id: "task-why-not" }, reasons.join(" ")),
         );
       },
     );

@@ -431,6 +431,7 @@ class TasksPage {
           height: 118,
           series: LATENCIES,
           format: latencyText,
+          empty: "No task has been placed or has ended since the page was opened",
           data: this.latency.series,
         }),
       ]);

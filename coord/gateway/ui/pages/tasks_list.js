@@ -6,7 +6,7 @@
  */
 
 import { get } from "../api.js";
-import { fill, h, icon, setText } from "../dom.js";
+import { fill, h, icon, idText, setText } from "../dom.js";
 import { feed } from "../feed.js";
 import { count, number } from "../format.js";
 import { hrefOf } from "../router.js";
@@ -232,7 +232,7 @@ export class TaskList {
       attempt: cell("number tries"),
       when: cell("number when"),
     };
-    const id = h("a", { href: hrefOf("task", [row.id]), title: row.id }, row.id);
+    const id = h("a", { href: hrefOf("task", [row.id]), title: row.id }, idText(row.id));
     const element = h(
       "div",
       { role: "row", class: "task-row", "aria-rowindex": at + 2, "data-task": row.id },
