@@ -273,7 +273,10 @@ class Fleet:
         with contextlib.suppress(OSError), self._log(name).open("a") as log:
             log.write(f"{line}\n")
         dashboard = dashboard_of(line)
-        if dashboard not in ("", self._dashboard):  # a restarted gateway keeps its address unless it takes any free port
+        if dashboard not in (
+            "",
+            self._dashboard,
+        ):  # a restarted gateway keeps its address unless it takes any free port
             self._dashboard = dashboard
             self._write(f"dashboard: {dashboard}")
         ended = ended_process(line)
