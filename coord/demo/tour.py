@@ -12,9 +12,9 @@ from coord.models.tasks import TaskState
 NEXT_STEPS = """\
 What you have seen ran in a temporary folder, which is gone now. Next:
 
-  coord up                     start a cell that stays, with the HTTP gateway on port 9001
-  coord top                    watch it live; the dashboard in a browser is at http://127.0.0.1:9001/ui
-  coord doctor                 check it
+  coord up                     start a cell that stays; it prints the address of its dashboard
+  coord top                    after `coord up`: watch it live; in a browser, http://127.0.0.1:9001/ui
+  coord doctor                 after `coord up`: check it
   coord --help                 all commands, each with examples
 
 docs/getting-started.md has a first agent in Python, docs/programs.md one in any language.

@@ -54,6 +54,15 @@ class EndedProcess(msgspec.Struct, frozen=True):
     name: str = "redis"  #: the lines about the server have no name
 
 
+class GatewayStarted(msgspec.Struct, frozen=True):
+    """A line in the log of ``coord up`` that names the address of the dashboard."""
+
+    event: str
+    dashboard: str
+
+
+#: The events of ``GatewayStarted``: the first names the address unless the port is any free one.
+DASHBOARD_EVENTS = frozenset({"up.started", "gateway.started"})
 #: The events of ``EndedProcess``.
 ENDED_EVENTS = frozenset({"process.ended", "process.failed", "redis.ended"})
 
@@ -65,7 +74,7 @@ class Fleet:
         folder: for Redis and the logs.
         settings: settings of this process, from its environment.
         agents: number of agents of each kind.
-        write: called with a sentence when a process has ended unexpectedly.
+        write: called with a sentence when a process has ended unexpectedly, and with the address of the dashboard.
     """
 
     def __init__(self, folder: Path, settings: Settings, agents: int, write: Callable[[str], None]) -> None:
@@ -87,6 +96,7 @@ class Fleet:
         self.agent_ids = [f"{kind.agents}-{number}" for kind in KINDS for number in range(1, agents + 1)]
         self._url = ""
         self._has_url = asyncio.Event()
+        self._dashboard = ""
         self._claim: FolderLock | None = None
         self._failure: CoordError | None = None
 
@@ -259,9 +269,16 @@ class Fleet:
         return self.logs / f"{program.replace(' ', '-')}.log"
 
     def _on_line(self, name: str, line: str) -> None:
-        """Append a line of `coord up` to its log, and report the end of one of its processes."""
+        """Append a line of `coord up` to its log; report the dashboard, and the end of one of its processes."""
         with contextlib.suppress(OSError), self._log(name).open("a") as log:
             log.write(f"{line}\n")
+        dashboard = dashboard_of(line)
+        if dashboard not in (
+            "",
+            self._dashboard,
+        ):  # a restarted gateway keeps its address unless it takes any free port
+            self._dashboard = dashboard
+            self._write(f"dashboard: {dashboard}")
         ended = ended_process(line)
         if ended is not None:
             self.ends[ended.name] += 1
@@ -288,6 +305,15 @@ async def _pass_on_force(first: Shutdown, second: Shutdown) -> None:
     """Force the second shutdown when the first one is forced."""
     await first.forced.wait()
     second.force()
+
+
+def dashboard_of(line: str) -> str:
+    """Return the address of the dashboard that a line of the log of ``coord up`` names; empty if it names none."""
+    try:
+        record = msgspec.json.decode(line, type=GatewayStarted)
+    except msgspec.MsgspecError:
+        return ""
+    return record.dashboard if record.event in DASHBOARD_EVENTS else ""
 
 
 def ended_process(line: str) -> EndedProcess | None:

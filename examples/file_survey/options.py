@@ -56,7 +56,7 @@ def write_report(path: Path, content: Any) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/run",
-        description="Start a cell, let example agents examine every file under FOLDER, and show the findings.",
+        description="Start a cell, let example agents examine every text file under FOLDER, and show the findings.",
     )
     parser.add_argument(
         "folder", nargs="?", metavar="FOLDER", help="folder to examine; default: Python's standard library"

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from coord.standard_streams import plain
 from examples.file_survey.findings import Duplicates, Findings, Module
+from examples.file_survey.jobs import KINDS
 from examples.file_survey.timing import Timing
 from examples.file_survey.walk import Found
 
@@ -21,6 +22,8 @@ MAX_DUPLICATES = 5
 def show_found(console: Console, found: Found, tasks: int) -> None:
     """Show the files, before any agent has examined them."""
     files, tasks_ = _count(len(found.files), "text file"), _count(tasks, "task")
+    if tasks:
+        tasks_ += f" (up to {len(KINDS)} a file)"
     whole = not console.is_terminal  # one line; line breaks are for terminals
     console.print(f"[bold]{_name(str(found.root))}[/]: {files}, {tasks_}", soft_wrap=whole)
     for title, counted in (("left out", found.left_out), ("not entered", found.not_entered)):

@@ -18,7 +18,7 @@ from coord import NonRetryable
 from coord.models.tasks import Priority, TaskError, TaskRecord, TaskState
 from examples import content_digest, python_outline, text_stats
 from examples.file_survey.findings import Duplicates, findings
-from examples.file_survey.fleet import EndedProcess, ended_process
+from examples.file_survey.fleet import EndedProcess, dashboard_of, ended_process
 from examples.file_survey.jobs import KINDS, Job, Outcome, jobs
 from examples.file_survey.report import show_failures, show_findings, show_found
 from examples.file_survey.timing import percentile, timing
@@ -277,7 +277,7 @@ def test_no_name_of_a_file_paints_on_the_terminal() -> None:
     assert "\x07" not in output
     assert output.count(r"a\x1b[2J\n[bold]:x:.py") == 5
     assert r"bada\x1b[2J\n[bold]:x:.py: no\x07 more" in output
-    assert "0 text files, 1 task\n" in output
+    assert "0 text files, 1 task (up to 3 a file)\n" in output
 
 
 def test_time_is_measured_from_the_records() -> None:
@@ -315,3 +315,18 @@ def test_the_end_of_a_process_is_found_in_a_log_line() -> None:
     assert ended_process('{"event":"redis.ended","message":"gone"}') == EndedProcess("redis.ended", "gone", "redis")
     for line in ("no json", '{"event":"up.ready"}', "[1]", "\ufffd"):
         assert ended_process(line) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "address"),
+    [
+        ('{"event":"up.started","gateway":"http://h:1","dashboard":"http://h:1/ui"}', "http://h:1/ui"),
+        ('{"event":"gateway.started","url":"http://h:2","dashboard":"http://h:2/ui"}', "http://h:2/ui"),
+        ('{"event":"up.started","gateway":"on a free port"}', ""),
+        ('{"event":"agent.output","dashboard":"http://h:3/ui"}', ""),
+        ("no json", ""),
+    ],
+)
+def test_the_address_of_the_dashboard_is_found_in_a_log_line(line: str, address: str) -> None:
+    """Lines without an address, of other events, and lines that are not JSON name none."""
+    assert dashboard_of(line) == address

@@ -20,7 +20,7 @@ from click import Option
 import coord
 from coord.errors import CoordError
 from coord.models.facts import TYPE_OF
-from docs.generate import commands, errors, keys, python_names, scripts
+from docs.generate import commands, errors, keys, navigation, python_names, scripts
 from tests.repo.documents import ROOT
 from tests.repo.protocol_document import rows_of
 from tests.repo.test_script_headers import DICTIONARY, PARTS
@@ -225,6 +225,17 @@ def test_the_navigation_has_every_page(built: Built) -> None:
     assert {link.partition("#")[0] for link in page(built.folder / "concepts.html").links} >= {
         one.replace(".md", ".html") for one in listed if one != "concepts.md"
     }
+
+
+def test_a_page_has_one_title() -> None:
+    """The first page and the navigation name it alike; so does its heading, except for decisions, which are sentences."""
+    index = (DOCS / "index.md").read_text()
+    listed = re.findall(r"^\* \[([^]]+)\]\(([\w/-]+)\.md\): ", index, re.MULTILINE)
+    in_navigation = re.findall(r"^(.+) <([\w/-]+)>$", navigation.toctrees(index), re.MULTILINE)
+    assert in_navigation == listed
+    headings = {name: (DOCS / f"{name}.md").read_text().partition("\n")[0] for _, name in listed}
+    different = [name for title, name in listed if headings[name] != f"# {title}"]
+    assert [name for name in different if not name.startswith("decisions/")] == []
 
 
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda path: path.name)

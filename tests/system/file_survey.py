@@ -95,9 +95,9 @@ class Start:
         self._tmp_path = tmp_path
         self._all: list[Job] = []
 
-    def __call__(self, folder: Path | str, *options: str, name: str = "data", agents: int = 1) -> Job:
+    def __call__(self, folder: Path | str, *options: str, name: str = "data", agents: int = 1, **environ: str) -> Job:
         """Start one, with so many agents of each kind: few processes start sooner."""
-        job = Job(folder, self._tmp_path / name, "--agents", str(agents), *options)
+        job = Job(folder, self._tmp_path / name, "--agents", str(agents), *options, **environ)
         self._all.append(job)
         return job
 

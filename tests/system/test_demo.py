@@ -75,6 +75,7 @@ def test_the_tour(tmp_path: Path) -> None:
     assert "{'from': 'ocr-2', 'you_asked': {'question': 'are you there?'}}" in out
     assert re.search(r"ok +ledger +counters and records of \d+ tasks agree", out)
     assert out.endswith(f"\n{tour.NEXT_STEPS}")
+    assert re.search(r"after `coord up`: .*http://127\.0\.0\.1:9001/ui\n", out), "the demo's own cell is gone"
     assert left_behind(tmp_path) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
 from coord.models.tasks import TaskState
 from coord.queries import count_by_state
+from tests.http import HttpCaller
 from tests.system.file_survey import JOB_S, SOURCE, Job, Start, assert_books, below, in_the_middle
 from tests.waiting import wait_until
 
@@ -172,13 +174,31 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
     assert sum(ends.values()) == 1
 
 
+async def test_the_address_of_the_dashboard_is_among_the_first_lines(
+    start_job: Start, tmp_path: Path, unused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with --once, before the tasks are submitted; once only."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    (folder / "a.py").write_text("x = 1\n")
+    job = start_job(folder, "--once", COORD_GATEWAY_PORT=str(unused_port))
+    assert await job.ended() == 0
+    found, dashboard, *_ = job.output.splitlines()
+    assert "1 text file, 3 tasks (up to 3 a file)" in found
+    assert dashboard.endswith(f"  dashboard: http://127.0.0.1:{unused_port}/ui")
+    assert job.output.count("dashboard: ") == 1
+
+
 async def test_it_stays_up_and_prints_commands_that_exist(start_job: Start, tmp_path: Path) -> None:
-    """Without --once: the agent that it offers to start joins the fleet, and Ctrl-C ends everything with 0."""
+    """Without --once: its dashboard answers, the agent that it offers joins, and Ctrl-C ends everything with 0."""
     folder = tmp_path / "few"
     folder.mkdir()
     (folder / "a.py").write_text("x = 1\n")
     job = start_job(folder)
     await wait_until(lambda: "follow the logs" in job.output, "the job is done", JOB_S)
+    await wait_until(lambda: "dashboard: " in job.output, "the gateway has a free port", JOB_S)
+    (port,) = re.findall(r"  dashboard: http://127\.0\.0\.1:(\d+)/ui$", job.output, re.MULTILINE)
+    assert "<title>" in (await HttpCaller(int(port)).text("/ui")).body
     (line,) = (line for line in job.output.splitlines() if "add an agent" in line)
     endpoint = read_endpoint(Settings().endpoint_path)
     assert endpoint is not None
@@ -227,6 +247,7 @@ async def test_two_at_once_need_two_data_folders(start_job: Start, folder: Path)
     assert (first.data / "logs" / "coord-up.log").read_text(), "the first one's logs are left alone"
     beside = start_job(folder, "--once", name="two")
     assert await beside.ended() == 0
+    assert "dashboard" not in beside.output, "the first one has the port"
     assert first.process.poll() is None
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from coord import Client
+from coord.errors import TaskFailed
 from tests.coord_up import Start
 from tests.repo.code_blocks import blocks_run_by
 from tests.repo.documents import ROOT
@@ -72,7 +73,7 @@ class Newcomer:
 )
 @pytest.mark.timeout(300)
 async def test_the_agents_of_the_readme_work(start: Start, tmp_path: Path, unused_port: int) -> None:
-    """Each of the four does a task; the clients print what comes back."""
+    """Each of the four does a task; the clients print what comes back; a bad payload fails its task alone."""
     up = start("--port", str(unused_port))
     endpoint = await up.ready()
     (tmp_path / "newcomer").mkdir()
@@ -99,9 +100,14 @@ async def test_the_agents_of_the_readme_work(start: Start, tmp_path: Path, unuse
             await wait_until(agents_are_there, "the agents are there", LIMIT_S)
             assert await newcomer.prints(*client) == "{'text': 'A long story.'}\n"
             assert await newcomer.prints(*command) == "3\n"
+            bad = await reader.submit("upper", {"text": 5}, capabilities=["upper"], retry={"max_attempts": 1})
+            with pytest.raises(TaskFailed, match="handler_failed: TypeError: .*toUpperCase is not a function"):
+                await bad.result(timeout=LIMIT_S)
+            assert (await reader.agent("upper-1")).heartbeat_interval == 10
             handle = await reader.submit("upper", {"text": "quiet"}, capabilities=["upper"])
             assert await handle.result(timeout=LIMIT_S) == {"text": "QUIET"}
-            *_, task = (await newcomer.prints(*by_hand)).replace("}{", "}\n{").splitlines()
-            assert json.loads(task)["task"]["result"] == {"signed": True}
+            answers = [json.loads(line) for line in (await newcomer.prints(*by_hand)).splitlines()]
+            assert len(answers) == 5, "each on a line of its own"
+            assert answers[-1]["task"]["result"] == {"signed": True}
     finally:
         await newcomer.end()
