@@ -453,8 +453,7 @@ def check_dead_letters(snapshot: Snapshot) -> Findings:
     for kind, number in numbers.items():
         what, plural, again = DEAD_LETTERS[kind]
         are_kept = "is kept as a dead letter" if number == 1 else "are kept as dead letters"
-        purge = f"`coord dead purge {kind} --older-than 0` deletes all"
-        advice = f"`coord dead list --kind {kind}` shows them, {again}; {purge}"
+        advice = f"`coord dead list --kind {kind}` shows them, {again}"
         yield _warning("dead_letters", f"{_count(number, what, plural)} {are_kept}", advice)
     if not numbers:
         yield _ok("dead_letters", "there are none")
