@@ -101,7 +101,7 @@ async def test_the_agents_of_the_readme_work(start: Start, tmp_path: Path, unuse
             assert await newcomer.prints(*client) == "{'text': 'A long story.'}\n"
             assert await newcomer.prints(*command) == "3\n"
             bad = await reader.submit("upper", {"text": 5}, capabilities=["upper"], retry={"max_attempts": 1})
-            with pytest.raises(TaskFailed, match="handler_failed: TypeError: .*toUpperCase is not a function"):
+            with pytest.raises(TaskFailed, match=r"handler_failed: TypeError: .*toUpperCase is not a function"):
                 await bad.result(timeout=LIMIT_S)
             assert (await reader.agent("upper-1")).heartbeat_interval == 10
             handle = await reader.submit("upper", {"text": "quiet"}, capabilities=["upper"])
