@@ -228,7 +228,7 @@ def test_the_navigation_has_every_page(built: Built) -> None:
 
 
 def test_a_page_has_one_title() -> None:
-    """The first page and the navigation name it alike. So does its heading, but for decisions, which are sentences."""
+    """The first page and the navigation name it alike; so does its heading, except for decisions."""
     index = (DOCS / "index.md").read_text()
     listed = re.findall(r"^\* \[([^]]+)\]\(([\w/-]+)\.md\): ", index, re.MULTILINE)
     in_navigation = re.findall(r"^(.+) <([\w/-]+)>$", navigation.toctrees(index), re.MULTILINE)

@@ -54,6 +54,7 @@ def shape(text: str) -> list[str]:
         (r"-[0-9a-f]{4}\b(?!-)", "-MARK"),
         (rf"\blaptop\b|{re.escape(socket.gethostname())}", "HOST"),
         (r"\b\d+(\.\d+)? (ms|s|min|h)( \d+ (s|min))?\b", "TIME"),
+        (r'File ".+/agent\.py"', 'File "agent.py"'),
         (r"\d[\d,]*(\.\d+)?", "N"),
         (r" +", " "),
     ):
