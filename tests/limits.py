@@ -49,7 +49,7 @@ OPTIONS = {
 #: A test marked long has 7,200 s.
 LONG_QUIET_S = 7_500
 #: Seconds in which processes write their stacks.
-STACKS_S = 3.0
+STACKS_S = 10.0
 
 _timeouts = pytest.StashKey[pytest_timeout.Settings]()
 _threads = pytest.StashKey[set[threading.Thread]]()
