@@ -21,7 +21,8 @@ class Waiting:
     """A pool in which tasks wait, as last reported, and the tasks of it that are planned and not answered."""
 
     __slots__ = (
-        "definition", "general", "group", "head", "is_read", "key", "length", "planned", "preferred", "reason", "task",
+        "definition", "general", "group", "head", "is_judged", "is_read", "key", "length", "planned", "preferred",
+        "reason", "task",
     )  # fmt: skip
 
     def __init__(self, definition: Pool, general: Candidates, preferred: Candidates | None = None) -> None:
@@ -36,7 +37,14 @@ class Waiting:
         self.planned = 0
         self.is_read = False  #: length and head are known; they are read when an agent can serve the pool
         self.key: float | None = None  #: its head in its group's line; None: it is not in the line
-        self.reason: WaitingReason | None = None  #: why its tasks wait, as last judged; None: not judged yet
+        #: Why its tasks wait, as last judged; None: no task has waited from one judgement to the next.
+        self.reason: WaitingReason | None = None
+        self.is_judged = False
+
+    def judge(self, reason: WaitingReason) -> None:
+        """Take over why its tasks wait. The first time says nothing: they may be placed in a moment."""
+        self.reason = reason if self.is_judged else None
+        self.is_judged = True
 
     @property
     def wanted_group(self) -> Candidates:

@@ -77,8 +77,9 @@ class WaitingCounter:
                     self._busy_s += await judge.make_index()
                 begun = time.monotonic()
                 for queue, one in waiting.items():
-                    one.reason = judge.reason_of(one)
-                    of_reasons.setdefault(one.reason, []).append(queue)
+                    reason = judge.reason_of(one)
+                    one.judge(reason)
+                    of_reasons.setdefault(reason, []).append(queue)
                 self._busy_s += time.monotonic() - begun
                 await asyncio.sleep(0)  # other work of this process goes on meanwhile
             if self._planner.forgotten != forgotten:

@@ -229,6 +229,7 @@ async def test_why_a_task_waits_is_told_over_http(at: CellProcesses, http: HttpC
         "attempt": 1,
         "strategy": "least_connections",
         "eligible": 1,
+        "waiting_reason": None,
         "decision": placement,
     }
     assert (await http.get("/tasks/ghost/explain")).body["code"] == "task_not_found"

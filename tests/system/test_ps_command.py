@@ -96,7 +96,7 @@ def test_a_cell_without_workers(
     assert memory.startswith("memory: ")
     empty, registry, distributor, router = found.err.splitlines()
     assert empty.startswith(f"namespace '{namespace}' is empty: ")
-    no = "warning: no {0} is running, so {1} wait; start one: coord worker {0}"
+    no = "warning: no {0} is running, so {1} wait; start one: `coord worker {0}`"
     assert registry == no.format("registry", "registrations and heartbeats")
     assert distributor == no.format("distributor", "submitted tasks and results")
     assert router == no.format("router", "messages")

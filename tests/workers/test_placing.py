@@ -175,7 +175,8 @@ async def test_health_below_the_threshold_stops_placement(cell: RunningCell, cal
     await await_quiet(cell)
     await cell.redis.hset(cell.keys.of("settings"), "health_threshold", "a lot")
     found = await await_state(cell, told.task_id, TaskState.ASSIGNED)
-    assert found.placement == {"strategy": "round_robin", "eligible": 1}
+    assert found.placement is not None
+    assert (found.placement["strategy"], found.placement["eligible"]) == ("round_robin", 1)
     await cell.redis.hset(cell.keys.of("settings"), "health_threshold", "0.8")
     await wait_until(lambda: view.health_threshold == 0.8, "the threshold is back")
     (told,) = await caller.submit()
