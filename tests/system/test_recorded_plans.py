@@ -69,11 +69,16 @@ async def test_a_thousand_choices_are_replayed(at: CellProcesses, tmp_path: Path
         await at.all_end(len(ids))
         return replay(await at.client.plans(0), STRATEGIES).distributors == 2
 
+    async def are_appended(strategies: tuple[str, ...]) -> bool:
+        """The choices of these strategies can be read; a distributor that is killed earlier takes its own with it."""
+        return set(strategies) <= set(replay(await at.client.plans(0), STRATEGIES).of_strategies)
+
     await wait_until(is_recorded, "both distributors record their plans", 60)
     for number, strategy in enumerate(SWITCHED):
         await admin.set_strategy(strategy, by="test")  # type: ignore[arg-type]
         await wait_until(partial(is_used, strategy), f"tasks are placed by {strategy}")
         if number == KILLED_AT:
+            await wait_until(partial(are_appended, SWITCHED[:number]), "the choices before are appended")
             first.kill()
             await at.agent("a3", 8)
             await at.worker("distributor", "d1")
