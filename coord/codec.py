@@ -7,6 +7,7 @@ field. No other error is raised for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any, NamedTuple, Protocol, get_type_hints
@@ -18,7 +19,7 @@ from msgspec.structs import astuple, replace
 from coord.errors import CoordError, FactInvalid, FactTooLarge
 from coord.models.facts import PARTS_OF, STREAM_FACTS, TYPE_OF, Fact
 from coord.models.messages import AgentMessage
-from coord.models.tasks import Pool, Preferences, TaskSubmitted
+from coord.models.tasks import AttemptRecord, Pool, Preferences, TaskSubmitted
 
 #: Errors of msgspec for invalid input: its own, and two more (deep nesting, invalid UTF-8).
 BAD_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
@@ -27,6 +28,7 @@ BAD_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 SLACK = 4096
 
 _encode = msgspec.json.Encoder().encode
+_decode_attempt = msgspec.json.Decoder(AttemptRecord).decode
 _decode_preferences = msgspec.json.Decoder(Preferences).decode
 _encode_canonical = msgspec.json.Encoder(order="deterministic").encode
 
@@ -156,6 +158,15 @@ def parse_preferences(raw: bytes | str | None) -> Preferences:
         return _decode_preferences(raw) if raw else Preferences()
     except BAD_JSON:
         return Preferences()
+
+
+def parse_attempts(raw: str) -> list[AttemptRecord]:
+    """Return the attempts in the field ``attempts`` of a record, the latest first; what cannot be read is left out."""
+    found = []
+    for line in raw.split("\n"):  # not splitlines: a message may have one of the other ends of lines
+        with suppress(*BAD_JSON):
+            found.append(_decode_attempt(line))
+    return found
 
 
 def unpack_record(record: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from coord.models.facts import (
 from coord.models.ids import entry_ms
 from coord.models.tasks import HEAD_START_MS, NamedTask, Preferences, Priority, TaskSubmitted
 from coord.streams import Entry
+from coord.values import find_fault
 from workers.service import ReceivedFact
 from workers.transitions import Report, Submission
 
@@ -96,15 +97,19 @@ def _report_of(entry: Entry, fact: Any, caller: str) -> Report:
 
 
 def _detail_of(fact: TaskFailed) -> bytes:
-    """Return the detail to store with the error; empty if there is none, it is too large or cannot be decoded."""
+    """Return the detail to store with the error, on one line; empty if it is too large, too deep or cannot be decoded.
+
+    Records hold it within other JSON, a line for each attempt. So one that can just be decoded by itself could make the
+    record unreadable.
+    """
     raw = bytes(fact.detail)
     if raw == b"null" or len(raw) > DETAIL_BYTES:
         return b""
     try:
-        codec.decode_json(raw)
+        detail = codec.decode_json(raw)
     except codec.BAD_JSON:
         return b""
-    return raw
+    return b"" if find_fault(detail, "detail") else b" ".join(raw.splitlines())
 
 
 def _run_at_of(fact: TaskSubmitted, submitted_at: int) -> int | None:

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import NamedTuple
 
-import msgspec
 from msgspec import Struct
 
 from coord.background import run_once
-from coord.codec import Assignment, parse_assignment
+from coord.codec import Assignment, parse_assignment, parse_attempts
 from coord.connection import locate
 from coord.errors import AgentNotFound, ServerUnavailable, StaleLease, TaskNotFound, UnknownAgent
 from coord.gateway.backend import Appended, Backend
@@ -30,7 +29,7 @@ from coord.models.facts import (
     TaskStarted,
 )
 from coord.models.ids import entry_order
-from coord.models.tasks import LANE, AttemptRecord, Lane, Priority
+from coord.models.tasks import LANE, Lane, Priority
 
 Report = TaskStarted | TaskProgressed | TaskCompleted | TaskFailed | TaskReleased
 
@@ -283,7 +282,7 @@ class Inboxes:
         """Return why an accepted report has had no effect; empty: it has had one, now or before."""
         connection = self._backend.client.connection
         state, raw, attempts = await connection.redis.execute_command("HMGET", key, "state", "assignment", "attempts")
-        ended = next((one for one in _attempts(attempts) if one.lease == report.lease), None)
+        ended = next((one for one in parse_attempts((attempts or b"").decode()) if one.lease == report.lease), None)
         if ended is not None:
             is_done = ended.how == _ENDS.get(type(report))
             why = f"the attempt of this lease has ended before: {ended.how}"
@@ -299,7 +298,6 @@ class Inboxes:
 
 
 _NOBODY = Assignment("", "", "", False, 0, 0, 0, None, None, "")
-_decode_attempt = msgspec.json.Decoder(AttemptRecord).decode
 
 
 def _is_after(entry: str, other: str) -> bool:
@@ -311,10 +309,3 @@ def _assignment(raw: bytes | None) -> Assignment:
         return parse_assignment(raw.decode()) if raw else _NOBODY
     except ValueError:
         return _NOBODY
-
-
-def _attempts(raw: bytes | None) -> list[AttemptRecord]:
-    try:
-        return [_decode_attempt(line) for line in (raw or b"").splitlines()]
-    except msgspec.DecodeError:
-        return []

@@ -9,10 +9,10 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from coord.codec import BAD_JSON, parse_assignment, parse_preferences, parse_submission
+from coord.codec import BAD_JSON, parse_assignment, parse_attempts, parse_preferences, parse_submission
 from coord.keys import Keys
 from coord.models.ids import entry_ms
-from coord.models.tasks import AttemptRecord, Priority, Requirements, TaskError, TaskRecord, TaskState
+from coord.models.tasks import Priority, Requirements, TaskError, TaskRecord, TaskState
 from coord.queries.reads import chunks, decode_fields, parse_int, parse_json, read_hash
 
 #: Fields that a list shows: the small ones, so that a page of tasks with large payloads is not a large answer.
@@ -196,8 +196,6 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord 
         return None
     body = _parse_body(raw.get("body"))
     error = parse_json(raw.get("error"))
-    # Not splitlines: a message may hold one of the other characters that it takes for the end of a line.
-    lines = [line for line in raw.get("attempts", "").split("\n") if line]
     submission = parse_submission(raw["submission"])
     assignment = parse_assignment(raw["assignment"]) if "assignment" in raw else None
     preferences = parse_preferences(raw.get("preferences"))
@@ -232,7 +230,7 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord 
         replayed_at=entry_ms(replay_id) if replay_id else None,
         progress=parse_json(raw.get("progress")),
         placement=parse_json(assignment.placement) if assignment else None,
-        attempts=tuple(msgspec.json.decode(line, type=AttemptRecord) for line in reversed(lines)),
+        attempts=tuple(reversed(parse_attempts(raw["attempts"]))) if "attempts" in raw else (),
         result=parse_json(raw.get("result")),
         error=msgspec.convert(error, TaskError) if isinstance(error, dict) else None,
         dropped="dropped" in raw,

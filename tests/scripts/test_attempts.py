@@ -161,11 +161,11 @@ async def test_a_failure_keeps_its_detail(cell: Cell) -> None:
 
 
 async def test_every_attempt_keeps_its_detail_and_its_placement(cell: Cell) -> None:
-    """And when it was queued. JSON over several lines stays one line of the history."""
+    """And when it was queued."""
     await cell.register()
     await cell.assign(max_attempts=3)
     first = await cell.task()
-    await cell.fail(data=b'{"page": 13,\n "line": "a\\nb"}')
+    await cell.fail(data=b'{"page": 13, "line": "a\\nb"}')
     cell.now += 300_000
     await cell.run_alarms()
     queued_at = cell.now

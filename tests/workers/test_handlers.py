@@ -165,17 +165,26 @@ async def test_the_distributor_tries_a_failed_task_again_and_replays_a_dead_one(
 
 @pytest.mark.parametrize(
     ("detail", "kept"),
-    [(b'{"page":13}', {"page": 13}), (b'"' + b"x" * 4_096 + b'"', None), (b'{"n":1e999}', None), (b"null", None)],
-    ids=["small", "large", "odd", "none"],
+    [
+        (b'{"page":13}', {"page": 13}),
+        (b'{"page":\r\n13,\n"line": "a\\nb"}', {"page": 13, "line": "a\nb"}),
+        (b'"' + b"x" * 4_096 + b'"', None),
+        (b"[" * 900 + b"]" * 900, None),
+        (b'{"n":1e999}', None),
+        (b"null", None),
+    ],
+    ids=["small", "several lines", "large", "deep", "odd", "none"],
 )
 async def test_a_detail_that_is_large_or_that_nobody_can_decode_is_not_kept(
     direct: DirectCell, detail: bytes, kept: object
 ) -> None:
-    """It is recorded with every failed task, and read with its error."""
+    """It is recorded with the attempt and with the task that failed, and read with both."""
     lease = await assigned(direct)
     failed = TaskFailed("t1", lease, "no_luck", "m", retryable=False, detail=msgspec.Raw(detail))
     assert await direct.tell("in:reports", failed) == ["ok"]
-    assert (await direct.task()).error == TaskError("no_luck", "m", kept)
+    record = await direct.task()
+    assert record.error == TaskError("no_luck", "m", kept)
+    assert [one.detail for one in record.attempts] == [kept]
 
 
 @pytest.mark.guarantee("no-idle-slot")

@@ -62,7 +62,6 @@ local function record_attempt(task, how, code, message, detail)
     started_at = tonumber(task.started_at), ended_at = now,
   })
   line = with_json(with_json(line, 'placement', task.placement), 'detail', detail)
-  line = string.gsub(line, '\n', ' ') -- it is between two values: JSON has no line feed within a string
   local kept, bytes = { line }, #line
   for earlier in string.gmatch(task.attempts or '', '[^\n]+') do
     bytes = bytes + #earlier
@@ -115,7 +114,7 @@ end
 
 -- Ends an attempt that has no result; there is no other way. `how`: failed, timed_out, agent_lost and lease_lost count
 -- against max_attempts, and the next attempt avoids this agent. released counts against max_releases if the agent had started the task. recalled, and released
--- before the start, never fail a task. cancelled and expired end the task. `detail`: opaque JSON of a failure, kept with
+-- before the start, never fail a task. cancelled and expired end the task. `detail`: opaque JSON of a failure, on one line, kept with
 -- the attempt and with the error of a task that failed. `ended_at`: ms at which the attempt ended, if that was before now: no coordinator may have run meanwhile.
 local function end_attempt(task, how, code, message, retryable, detail, ended_at)
   load_rest(task)
