@@ -49,18 +49,21 @@ class WaitingCounter:
         self._planner = planner
         self._process = process
         self._other_until = 0.0  # another process counts until then
-        self._next_at = 0.0  # no count before
-        self._busy_s = 0.0  # time that this process has spent on the current count
+        self._next_at = 0.0  # no judgement before, but the first count after another process
+        self._counts = True  # this process counted at the last judgement
+        self._busy_s = 0.0  # time that this process has spent on the current judgement
 
     async def tick(self) -> None:
         """Judge and count, or show that this process goes on counting. Call it once a second."""
         now = time.monotonic()
         counts_here = now >= self._other_until
-        if now < self._next_at:
+        takes_over = counts_here and not self._counts
+        if now < self._next_at and not takes_over:
             if counts_here:
                 await self._call({}, {}, is_last=False)
             return
         self._busy_s = 0.0
+        self._counts = counts_here
         await self._judge(counts_here=counts_here)
         self._next_at = time.monotonic() + PAUSE * self._busy_s
 

@@ -176,12 +176,12 @@ async def test_a_handler_that_does_not_end_in_time_is_cancelled_and_its_task_giv
 async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServer, redis: Redis) -> None:
     """No registry runs: the start waits, and stopping it does not; its facts are sent all the same."""
     agent = Agent("a", url=server.url, settings=Settings(namespace="nobody"))
-    done: list[str] = []
+    cleaning, may_end = asyncio.Event(), asyncio.Event()
 
     @agent.on_stop
     async def clean_up() -> None:
-        await asyncio.sleep(0.2)
-        done.append("cleaned up")
+        cleaning.set()
+        await may_end.wait()
 
     serving = asyncio.create_task(agent.serve())
     stream = "{nobody}:in:registry"
@@ -192,8 +192,10 @@ async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServe
     await wait_until(lambda: has_sent(1), "it has registered")
     assert not agent.is_serving
     stopping = asyncio.create_task(agent.stop())
+    await asyncio.wait_for(cleaning.wait(), 30)
+    assert not serving.done(), "serve returned before the end"
+    may_end.set()
     await asyncio.wait_for(serving, 30)
-    assert done == ["cleaned up"], "serve returned before the end"
     await stopping
     await wait_until(lambda: has_sent(3), "it has reported that it drains and leaves")
     starting = asyncio.create_task(agent.start())

@@ -110,7 +110,14 @@ async def test_a_silent_agents_tasks_go_to_others(
     await other.register()
     found = await await_status(cell, AgentStatus.STALE, "silent")
     assert found.term == 2
-    assert re.search(r"agents\.lost +agents=silent count=1", "".join(capfd.readouterr())), "the log names it"
+    log = ""
+
+    def is_logged() -> bool:  # after the script that changes the status
+        nonlocal log
+        log += "".join(capfd.readouterr())
+        return re.search(r"agents\.lost +agents=silent count=1", log) is not None
+
+    await wait_until(is_logged, "the log names it")
     async with working([other]):
         for one in told:
             ended = await await_state(cell, one.task_id, TaskState.COMPLETED)
