@@ -9,13 +9,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from coord import Client, logs, spans
 from coord.api_key import id_of_key
@@ -42,6 +40,7 @@ from coord.errors import (
 from coord.gateway.deadlines import Deadlines
 from coord.gateway.errors import RequestError
 from coord.gateway.placement_rules import PlacementRules
+from coord.gateway.redis_limit import RedisLimit
 from coord.gateway.schemas import entry_time, iso
 from coord.keys import Keys
 from coord.models.agents import AgentRecord, AgentStatus
@@ -635,9 +634,9 @@ class Backend:
             with reading():
                 yield connection.redis, connection.keys
 
-    def limited(self, wait_s: float = 0, advice: str = "") -> _Limited:
+    def limited(self, wait_s: float = 0, advice: str = "") -> RedisLimit:
         """Turn every failure and timeout of Redis into ``ServerUnavailable``."""
-        return _Limited(self.deadlines, self.settings.gateway_redis_s + wait_s, advice)
+        return RedisLimit(self.deadlines, self.settings.gateway_redis_s + wait_s, advice)
 
     async def _open(self, failed: Callable[[CoordError], None]) -> None:
         logged = ""
@@ -661,34 +660,6 @@ class Backend:
                 log.info("redis.found")
                 return
             await asyncio.sleep(OPEN_AGAIN_S)
-
-
-class _Limited:
-    """A block that talks to Redis: it has a limit of time, and all failures of Redis are ``ServerUnavailable``."""
-
-    __slots__ = ("_advice", "_limit", "_seconds")
-
-    def __init__(self, deadlines: Deadlines, seconds: float, advice: str) -> None:
-        self._limit = deadlines.limit(seconds)
-        self._seconds = seconds
-        self._advice = advice
-
-    async def __aenter__(self) -> None:
-        self._limit.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        advice = self._advice
-        try:
-            self._limit.__exit__(kind, error, at)
-        except TimeoutError:
-            raise ServerUnavailable(f"Redis did not answer within {self._seconds:g} s{advice}") from None
-        if isinstance(error, ServerUnavailable):
-            raise ServerUnavailable(f"{error}{advice}") from error
-        if isinstance(error, RedisError | OSError) and not isinstance(error, CoordError):
-            log.warning("redis.refuses", error=str(error))
-            raise ServerUnavailable(f"Redis refused the command: {error}{advice}") from error
 
 
 def _is_not_taken(outcome: Appended | CoordError) -> bool:

@@ -71,8 +71,12 @@ export class DeadLetters {
           node: ({ message_id: id }) =>
             h("a", { class: "mono id", href: hrefOf("messages", ["message", id]) }, idText(id)),
         },
-        { label: "From", text: ({ sender_id: id }) => id },
-        { label: "To", text: ({ receiver_id: id }) => id || "several agents" },
+        { label: "From", text: ({ sender_id: id }) => id, node: ({ sender_id: id }) => idText(id) },
+        {
+          label: "To",
+          text: ({ receiver_id: id }) => id,
+          node: ({ receiver_id: id }) => (id ? idText(id) : "several agents"),
+        },
         { label: "Type", text: ({ message_type: type }) => type.replaceAll("_", " ") },
         {
           label: "Reason",

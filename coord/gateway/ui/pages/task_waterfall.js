@@ -14,6 +14,8 @@ import { placedView } from "./task_why.js";
 
 /** Characters of a traceback that are shown; its end says most. A record keeps short messages only. */
 const MOST_TEXT = 2_000;
+/** Pixels of a label of the axis: a later one would leave the panel. */
+const LABEL = 60;
 /** How an attempt ended -> the state that has its shape. */
 const OUTCOMES = {
   completed: "completed",
@@ -226,7 +228,8 @@ export class Waterfall {
     }
     const step = NICE.find((size) => span / size <= 6) ?? Math.ceil(span / 6 / 864e5) * 864e5;
     const ticks = [];
-    for (let at = 0; at <= span * 0.94; at += step) ticks.push(at); // a later label does not fit
+    const last = span * (1 - LABEL / Math.max(LABEL, this.axis.clientWidth));
+    for (let at = 0; at <= last; at += step) ticks.push(at);
     const drawn = JSON.stringify([ticks.length, step]);
     if (drawn !== this.drawnAxis) {
       this.drawnAxis = drawn;
