@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -69,6 +69,8 @@ from coord.queries import (
 )
 
 log = logs.get_logger()
+
+T = TypeVar("T")
 
 #: Timeout of one attempt to open the client; the address of Redis may be published meanwhile.
 OPEN_S = 2.0
@@ -217,13 +219,9 @@ class Backend:
         Raises:
             AgentNotFound: the agent is not registered, or has left.
         """
-        async with self.limited(wait_s, SAFE):
-            admin = self.client.admin
-            call = {"drain": admin.drain, "maintain": admin.maintain, "resume": admin.resume}[request]
-            try:
-                return await call(agent_id, timeout=wait_s)
-            except ResultTimeout:
-                return None
+        admin = self.client.admin
+        call = {"drain": admin.drain, "maintain": admin.maintain, "resume": admin.resume}[request]
+        return await self._ask(wait_s, lambda: call(agent_id, timeout=wait_s))
 
     async def _change(
         self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float, token: str
@@ -324,20 +322,12 @@ class Backend:
 
     async def cancel(self, task_id: str, reason: str, wait_s: float) -> CancelAnswer | None:
         """Request that a task is cancelled, as ``Client.cancel``; None: no distributor has answered yet."""
-        async with self.limited(wait_s, SAFE):
-            try:
-                return await self.client.cancel(task_id, reason, timeout=wait_s)
-            except ResultTimeout:
-                return None
+        return await self._ask(wait_s, lambda: self.client.cancel(task_id, reason, timeout=wait_s))
 
     async def retry(self, task_id: str, wait_s: float) -> bool:
         """Queue a failed task again, as ``Client.admin.retry``; False: no distributor has answered yet."""
-        async with self.limited(wait_s, "; repeat the request: 409 task_not_dead means that the task is queued again"):
-            try:
-                await self.client.admin.retry(task_id, timeout=wait_s)
-            except ResultTimeout:
-                return False
-            return True
+        advice = "; repeat the request: 409 task_not_dead means that the task is queued again"
+        return await self._control(wait_s, lambda: self.client.admin.retry(task_id, timeout=wait_s), advice)
 
     async def bulk(
         self,
@@ -454,11 +444,12 @@ class Backend:
 
     async def purge_messages(self, message_id: str | None, older_than: float | None, wait_s: float) -> int | None:
         """Delete dead messages, as ``Client.admin.purge``; None: no router has answered yet, and some may be left."""
-        async with self.limited(3 * wait_s, "; it is safe to repeat the request"):
-            try:
-                return await self.client.admin.purge("message", message_id, older_than=older_than, timeout=wait_s)
-            except ResultTimeout:
-                return None
+        admin = self.client.admin
+        return await self._ask(
+            wait_s,
+            lambda: admin.purge("message", message_id, older_than=older_than, timeout=wait_s),
+            steps=3,
+        )
 
     async def links(self, agent_id: str) -> Links:
         """Return the links of an agent; raises ``AgentNotFound``."""
@@ -483,14 +474,34 @@ class Backend:
         """Set the master of an agent, as ``Client.admin.set_master``; False: no router has answered yet."""
         return await self._control(wait_s, lambda: self.client.admin.set_master(agent_id, master_id, timeout=wait_s))
 
-    async def _control(self, wait_s: float, request: Callable[[], Awaitable[object]]) -> bool:
-        """Make a request of an operator; return False if no worker has answered it yet."""
-        async with self.limited(wait_s, SAFE):
-            try:
-                await request()
-            except ResultTimeout:
-                return False
+    async def _control(self, wait_s: float, request: Callable[[], Awaitable[object]], advice: str = SAFE) -> bool:
+        """Make a request whose answer has no data, as ``_ask``; return False if no worker has answered it yet."""
+
+        async def is_answered() -> bool:
+            await request()
             return True
+
+        return bool(await self._ask(wait_s, is_answered, advice))
+
+    async def _ask(
+        self, wait_s: float, request: Callable[[], Awaitable[T]], advice: str = SAFE, *, steps: int = 1
+    ) -> T | None:
+        """Make a request; return the answer of a worker, or None: none has answered yet, or the caller does not wait.
+
+        What a caller gets that does not wait does not depend on how quick the worker is.
+
+        Args:
+            wait_s: seconds to wait for each answer.
+            request: makes it, and raises ``ResultTimeout`` without an answer.
+            advice: how to go on, the end of an error.
+            steps: answers that it may wait for.
+        """
+        async with self.limited(steps * wait_s, advice):
+            try:
+                answer = await request()
+            except ResultTimeout:
+                return None
+            return answer if wait_s > 0 else None
 
     async def counters(self) -> dict[str, int]:
         """Return every counter of the cell."""
