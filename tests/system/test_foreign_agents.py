@@ -312,6 +312,50 @@ async def test_a_newer_process(
     await assert_balanced(at)
 
 
+@each
+async def test_an_agent_that_has_left_does_not_come_back(
+    at: CellProcesses, language: Language, request: pytest.FixtureRequest
+) -> None:
+    """⚠ The answer to a heartbeat from before it left says that it is not known: it registered again, and was gone."""
+    agent = await start(at, request.config, language, "a-1")
+    (registry,) = [process for process in at.processes if process.name.startswith("registry")]
+    registry.send(signal.SIGSTOP)  # the test answers
+    try:
+        agent.send(signal.SIGTERM)
+        draining = await _fact(at, "agent.status_changed")
+        caller = draining["caller"]
+        replies = at.keys.of(f"replies:{caller}")
+        done: dict[Any, Any] = {"type": "fact.answered", "stream": "in:registry", "fact": draining["entry"], "ok": "1"}
+        await at.redis.xadd(replies, done)
+        left = await _fact(at, "agent.deregistered")
+        unknown = {"ok": "0", "code": "unknown_agent", "message": "it is not registered"}
+        pipe = at.redis.pipeline()
+        pipe.xadd(replies, done | {"stream": "in:beats", "fact": "1-0"} | unknown)
+        pipe.xadd(replies, done | {"fact": left["entry"]})
+        await pipe.execute()
+        assert await agent.ended(60) == 0, agent.told()
+        later: Any = await at.redis.xrange(at.keys.of("in:registry"), f"({left['entry']}")
+        assert [fields[b"type"] for _, fields in later] == []
+    finally:
+        registry.send(signal.SIGCONT)
+    await assert_gone(at, agent)
+
+
+async def _fact(at: CellProcesses, kind: str) -> dict[str, str]:
+    """Wait for the latest fact of this type in in:registry; its fields, and its entry id as ``entry``."""
+
+    async def found() -> dict[str, str] | None:
+        latest: Any = await at.redis.xrevrange(at.keys.of("in:registry"), count=1)
+        for entry, fields in latest:
+            text = {name.decode(): value.decode() for name, value in fields.items()}
+            return {**text, "entry": entry.decode()} if text["type"] == kind else None
+        return None
+
+    fact = await wait_until(found, f"it appends {kind}", 30)
+    assert fact is not None
+    return fact
+
+
 @each_with_incarnation
 async def test_lost_leases(
     at: CellProcesses, tmp_path: Path, language: Language, request: pytest.FixtureRequest

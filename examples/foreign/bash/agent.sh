@@ -24,7 +24,7 @@ caller="$id.$$.$RANDOM" # so all answers there are for this process
 replies="${prefix}replies:$caller"
 last_answer=0-0 # id of the last answer that was read
 job='' job_lease='' job_task=''
-draining='' status_entry='' left_entry=''
+draining='' status_entry='' left_entry='' has_left=''
 master=''       # to be set when the registry has answered
 declare -A asked # id of an own request -> id, sender and traceparent of the message that it is for
 link=new       # later: up, or down
@@ -51,6 +51,7 @@ append() { # stream type fact [caller NAME]
 }
 
 register() {
+    [[ $has_left ]] && return 0 # it would bring the agent back
     master=${COORD_MASTER:-}
     append in:registry agent.registered "$(jq -cn --arg id "$id" --argjson interval "$interval" '{
         agent_id: $id, agent_type: "worker", capabilities: ["digest"], tags: ["foreign"],
@@ -204,6 +205,7 @@ drain() {
     # Tasks that were assigned before the answer are returned meanwhile.
     while [[ $status_entry || $job ]] && ((SECONDS < until_s)); do turn; done
     stop "$job_lease" 'the agent is shutting down'
+    has_left=1
     left_entry=$(append in:registry agent.deregistered "{\"agent_id\":\"$id\"}" caller "$caller" "${token[@]}")
     while [[ $left_entry ]] && ((SECONDS < give_up_at)); do turn; done
     exit 0
@@ -224,7 +226,7 @@ turn() {
         last_answer=0-0
         register
     fi
-    if (($(now_ms) - last_heartbeat_ms >= interval_ms)); then
+    if [[ ! $has_left ]] && (($(now_ms) - last_heartbeat_ms >= interval_ms)); then
         last_heartbeat_ms=$(now_ms)
         send_heartbeat
     fi

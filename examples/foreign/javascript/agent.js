@@ -40,6 +40,7 @@ const outcomes = new Map(); // lease -> [type, fact]: latest outcomes
 const answers = new Map(); // entry id in in:registry of an own fact -> '' or an error code
 const asked = new Map(); // id of an own request -> the message that it is for
 let isDraining = false;
+let hasLeft = false; // it deregisters: a heartbeat or a registration after that would bring it back
 let needsMaster = false; // it has registered, and has not set its master since
 let aheadMs = 0; // the server's clock minus performance.now()
 
@@ -84,6 +85,7 @@ async function append(stream, type, fact, withCaller = false) {
   if (withCaller) command.push('caller', caller);
   if (stream !== 'in:reports') command.push(...token);
   for (;;) {
+    if (hasLeft && type === 'agent.registered') return undefined;
     try {
       const entry = await writer.sendCommand(command);
       aheadMs = parseInt(entry) - performance.now();
@@ -107,6 +109,7 @@ function register() {
 
 // Sends a heartbeat; one may get lost, so it is not repeated.
 function sendHeartbeat() {
+  if (hasLeft) return;
   const data = JSON.stringify({ ...me, leases: held.size });
   writer.sendCommand(['XADD', `${prefix}in:beats`, 'MAXLEN', '~', '100000', '*',
     'type', 'agent.heartbeat', 'data', data, 'caller', caller, ...token]).catch(() => {});
@@ -314,6 +317,7 @@ async function drain() {
   await waitUntil(() => held.size === 0, GRACE_MS);
   for (const { abort } of held.values()) abort.abort('the agent is shutting down');
   await waitUntil(() => held.size === 0, LEAVE_MS);
+  hasLeft = true;
   const deregistered = await append('in:registry', 'agent.deregistered', me, true);
   await waitUntil(() => answers.has(deregistered), LEAVE_MS);
   process.exit(0);

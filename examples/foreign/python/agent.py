@@ -100,6 +100,7 @@ class Agent:
         self.failure: asyncio.Future[None] | None = None  # error of a job
         self.asked: dict[str, Fields] = {}  # id of an own request -> the message that it is for
         self.is_draining = False
+        self.has_left = False  # it deregisters: a heartbeat or a registration after that would bring it back
         self.needs_master = False  # it has registered, and has not set its master since
         self.ahead_ms = 0.0  # the server's clock minus time.monotonic
 
@@ -110,6 +111,8 @@ class Agent:
         fields = {"type": kind, "data": json.dumps(fact)} | ({"caller": caller} if caller else {})
         fields |= TOKEN if stream != "in:reports" else {}
         while True:
+            if self.has_left and kind == "agent.registered":
+                return ""
             try:
                 entry = str(await self.redis.xadd(PREFIX + stream, fields))  # type: ignore[arg-type] # str is a field
             except (errors.RedisError, OSError) as error:
@@ -138,7 +141,7 @@ class Agent:
 
     async def send_heartbeats(self) -> None:
         """Send heartbeats; one may get lost, so it is not repeated."""
-        while True:
+        while not self.has_left:
             fact = {"agent_id": self.agent_id, "incarnation": self.incarnation, "leases": len(self.held)}
             fields: dict[Any, Any] = {"type": "agent.heartbeat", "data": json.dumps(fact), "caller": self.caller}
             fields |= TOKEN
@@ -344,6 +347,7 @@ class Agent:
             attempt.stop("the agent is shutting down")
         if self.jobs:
             await asyncio.wait(self.jobs, timeout=LEAVE_S)
+        self.has_left = True
         await self.answered(await self.append("in:registry", "agent.deregistered", me, self.caller))
 
     async def answered(self, entry: str) -> None:
